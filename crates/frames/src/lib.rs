@@ -1,2 +1,39 @@
-//! (being written)
+//! Physical memory before there is an allocator: what the firmware says exists, and whole frames taken from it.
+//!
+//! ```text
+//!   firmware's entries          MemoryMap                    EarlyFrames
+//!   unsorted, overlapping,      sorted, disjoint, RAM in     hands out 4 KiB frames of RAM
+//!   perhaps nonsense       -->  whole pages; every repair -> that nobody reserved, from the
+//!   (start, size, type)         was reported                 top of a window downwards
+//! ```
+//!
+//! This crate knows no page tables and maps nothing. Everything is a plain value of fixed size: no allocation, no
+//! pointers inside, so a kernel that moves itself during boot may copy a [`MemoryMap`] as bytes.
+//!
+//! A firmware map is hostile input. Nothing here panics on one: it is repaired and each repair is reported as a
+//! [`Repair`], or refused with a [`MapError`] that says what was wrong.
+
 #![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+mod early;
+mod entry;
+mod error;
+mod map;
+mod pieces;
+mod repair;
+mod reserved;
+mod sanitise;
+mod size;
+
+pub use early::{Counts, EarlyFrames, ReleaseError};
+pub use entry::{FirmwareEntry, MemoryEntry, MemoryKind};
+pub use error::MapError;
+pub use map::{Free, MAX_ENTRIES, MemoryMap};
+pub use repair::Repair;
+pub use reserved::MAX_RESERVATIONS;
+pub use sanitise::MAX_FIRMWARE_ENTRIES;
+pub use size::{SizeError, parse_size};

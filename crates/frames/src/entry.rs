@@ -1,0 +1,154 @@
+//! One range of physical memory and what it is: as the firmware states it, and as the memory map keeps it.
+
+use core::fmt;
+
+use kspace_layout::{PhysAddr, PhysRange};
+
+/// What a range of physical addresses is. The codes are those of the E820 table (ACPI 6.5, table 15.6), which PVH start
+/// info shares (Xen `public/arch-x86/hvm/start_info.h`), with Linux's additions (`asm/e820/types.h`).
+///
+/// Ordered by how restrictive the kind is: where two entries overlap, the greater wins, as in Linux's
+/// `e820__update_table`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryKind {
+    /// 1: free for use.
+    Ram,
+    /// 2: in use by the firmware or a device; leave alone.
+    Reserved,
+    /// 3: ACPI tables; may be reused once they have been read.
+    AcpiData,
+    /// 4: ACPI non-volatile storage; must survive sleep states.
+    AcpiNvs,
+    /// 5: RAM in which errors were found.
+    Unusable,
+    /// 7: persistent memory.
+    Persistent,
+    /// Any other code: not RAM, and nothing more is known.
+    Other(u32),
+}
+
+impl MemoryKind {
+    /// The kind with this code.
+    #[must_use]
+    pub const fn from_code(code: u32) -> Self {
+        match code {
+            1 => Self::Ram,
+            2 => Self::Reserved,
+            3 => Self::AcpiData,
+            4 => Self::AcpiNvs,
+            5 => Self::Unusable,
+            7 => Self::Persistent,
+            other => Self::Other(other),
+        }
+    }
+
+    /// The E820 code of this kind.
+    #[must_use]
+    pub const fn code(self) -> u32 {
+        match self {
+            Self::Ram => 1,
+            Self::Reserved => 2,
+            Self::AcpiData => 3,
+            Self::AcpiNvs => 4,
+            Self::Unusable => 5,
+            Self::Persistent => 7,
+            Self::Other(code) => code,
+        }
+    }
+}
+
+impl PartialOrd for MemoryKind {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for MemoryKind {
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
+        self.code().cmp(&other.code())
+    }
+}
+
+impl fmt::Display for MemoryKind {
+    /// The words of Linux's boot log (`e820_print_type`).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Ram => f.write_str("usable"),
+            Self::Reserved => f.write_str("reserved"),
+            Self::AcpiData => f.write_str("ACPI data"),
+            Self::AcpiNvs => f.write_str("ACPI NVS"),
+            Self::Unusable => f.write_str("unusable"),
+            Self::Persistent => f.write_str("persistent (type 7)"),
+            Self::Other(code) => write!(f, "type {code}"),
+        }
+    }
+}
+
+/// An entry as the firmware wrote it. Only a claim: it may be empty, wrap, or overlap others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirmwareEntry {
+    /// The first address.
+    pub start: u64,
+    /// Bytes.
+    pub size: u64,
+    /// The E820 code, see [`MemoryKind`].
+    pub kind: u32,
+}
+
+impl FirmwareEntry {
+    /// The last address; `None` when the entry is empty or its end wraps past 2^64.
+    #[must_use]
+    pub const fn last(self) -> Option<u64> {
+        match self.size.checked_sub(1) {
+            Some(above) => self.start.checked_add(above),
+            None => None,
+        }
+    }
+}
+
+impl fmt::Display for FirmwareEntry {
+    /// As Linux prints it, `[mem 0x0000000000000000-0x000000000009fbff] usable`; an entry without a last address shows
+    /// its size instead.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = MemoryKind::from_code(self.kind);
+        match self.last() {
+            Some(last) => write!(f, "[mem {:#018x}-{last:#018x}] {kind}", self.start),
+            None => write!(f, "[mem {:#018x} size {:#x}] {kind}", self.start, self.size),
+        }
+    }
+}
+
+/// One entry of a [`MemoryMap`](crate::MemoryMap).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryEntry {
+    pub(crate) range: PhysRange,
+    pub(crate) kind: MemoryKind,
+}
+
+impl MemoryEntry {
+    /// Filler for the unused slots of a table.
+    pub(crate) const UNUSED: Self = Self {
+        range: PhysRange::new(PhysAddr::ZERO, 1),
+        kind: MemoryKind::Reserved,
+    };
+
+    /// The addresses. RAM covers whole pages; other kinds keep the firmware's bounds.
+    #[must_use]
+    pub const fn range(self) -> PhysRange {
+        self.range
+    }
+
+    /// What they are.
+    #[must_use]
+    pub const fn kind(self) -> MemoryKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for MemoryEntry {
+    /// As Linux prints it: `[mem 0x0000000000000000-0x000000000009efff] usable`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (start, last) = (self.range.start(), self.range.last());
+        write!(f, "[mem {start:#018x}-{last:#018x}] {}", self.kind)
+    }
+}
