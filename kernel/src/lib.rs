@@ -1,2 +1,24 @@
-//! (being written)
-#![no_std]
+//! The reference kernel: boots on kspace under QEMU and shows its own address space.
+//!
+//! The package is two things. As a host library it is what needs no machine and can be tested anywhere: reading what the
+//! loader left ([`start_info`], [`command_line`]) and keeping the log ([`log`]). For bare metal it is the kernel, whose
+//! program (`src/main.rs`) only pulls in this library.
+//!
+//! ```text
+//!   arch/x86_64/boot/     from the loader's 32-bit mode to the kernel's own address space
+//!   arch/x86_64/          descriptors, traps, CPU features, clock, console: all that is x86-64
+//!   address_space.rs      builds the layout, the tables, and checks them: no instruction of any architecture
+//!   report.rs             what the boot log says
+//! ```
+//!
+//! Dependencies: `uart_16550` (serial console), `x86_64` (descriptor tables, control registers, ports), `raw-cpuid` (CPU
+//! features by name), `spin` (a lock before there is a scheduler).
+
+#![cfg_attr(not(test), no_std)]
+
+pub mod command_line;
+pub mod log;
+pub mod start_info;
+
+#[cfg(target_os = "none")]
+pub mod arch;

@@ -1,0 +1,72 @@
+//! What this CPU can do, and the few control bits that paging needs.
+
+use kspace_layout::PageSize;
+use raw_cpuid::CpuId;
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
+use x86_64::registers::model_specific::Msr;
+
+/// `IA32_PAT` (Intel SDM vol. 4, table 2-2).
+const PAT_MSR: u32 = 0x277;
+
+/// What CPUID says about paging.
+#[derive(Clone, Copy, Debug)]
+pub struct Features {
+    /// 5-level paging (CPUID 7, ECX bit 16).
+    pub la57: bool,
+    /// 1 GiB pages (CPUID 80000001h, EDX bit 26).
+    pub gigabyte_pages: bool,
+    /// Global pages (CPUID 1, EDX bit 13).
+    pub global_pages: bool,
+    /// A hardware random number generator (CPUID 1, ECX bit 30).
+    pub rdrand: bool,
+    /// Bits of a physical address (CPUID 80000008h, EAX bits 0 to 7).
+    pub phys_bits: u8,
+}
+
+impl Features {
+    /// Asks the CPU.
+    pub fn read() -> Self {
+        let cpuid = CpuId::new();
+        let basic = cpuid.get_feature_info();
+        let extended = cpuid.get_extended_processor_and_feature_identifiers();
+        let capacity = cpuid.get_processor_capacity_feature_info();
+        Self {
+            la57: cpuid.get_extended_feature_info().is_some_and(|leaf| leaf.has_la57()),
+            gigabyte_pages: extended.is_some_and(|leaf| leaf.has_1gib_pages()),
+            global_pages: basic.as_ref().is_some_and(|leaf| leaf.has_pge()),
+            rdrand: basic.as_ref().is_some_and(|leaf| leaf.has_rdrand()),
+            // 36 is what a CPU without the leaf has (Intel SDM vol. 3, section 5.1.4).
+            phys_bits: capacity.map_or(36, |leaf| leaf.physical_address_bits()),
+        }
+    }
+
+    /// The largest page of this CPU.
+    pub const fn largest_page(&self) -> PageSize {
+        if self.gigabyte_pages { PageSize::Size1G } else { PageSize::Size2M }
+    }
+}
+
+/// Programs the memory types behind the PAT bits and turns on what the tables rely on: write protection in supervisor mode
+/// and, where present, global pages. No-execute was turned on before long mode.
+///
+/// # Safety
+///
+/// Must run before any mapping with a cache type other than write-back is used: the types of existing mappings change.
+pub unsafe fn prepare_paging(features: &Features) {
+    // SAFETY: every memory type in the value is defined (SDM vol. 3, table 13-10), and the caller says that no mapping is in
+    // use whose type would change under it.
+    unsafe { Msr::new(PAT_MSR).write(kspace_paging::PAT_MSR_VALUE) };
+    // SAFETY: WP only takes rights away; the early tables map everything writable.
+    unsafe { Cr0::update(|flags| *flags |= Cr0Flags::WRITE_PROTECT) };
+    if features.global_pages {
+        // SAFETY: CPUID says that the bit exists; the early tables have no global entry that could stay behind.
+        unsafe { Cr4::update(|flags| *flags |= Cr4Flags::PAGE_GLOBAL) };
+    }
+}
+
+/// One number from RDRAND; `None` when the generator fails ten times in a row, as the SDM advises to treat as absent
+/// (vol. 1, section 7.3.17.1).
+pub fn rdrand() -> Option<u64> {
+    let generator = x86_64::instructions::random::RdRand::new()?;
+    (0..10).find_map(|_| generator.get_u64())
+}

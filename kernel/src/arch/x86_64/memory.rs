@@ -1,0 +1,73 @@
+//! Physical memory as the kernel reaches it: at one fixed distance from its addresses.
+//!
+//! Before the kernel's own tables stand, the early tables map the first 4 GiB to themselves: the distance is zero. Afterwards
+//! it is the base of the direct map, and every byte of RAM is in reach. A [`Window`] is one of the two.
+
+use kspace_layout::{Layout, PhysAddr};
+use kspace_paging::{PhysMemory, RawEntry};
+
+use crate::start_info::PhysBytes;
+
+/// What the early tables map to itself: 4 GiB.
+pub const IDENTITY_END: u64 = 1 << 32;
+
+/// A part of physical memory, from address zero on, that is mapped at a fixed distance.
+///
+/// # Invariants
+///
+/// Physical bytes `0..end`, where they are RAM, are mapped writable at `base`, or will be before they are used.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    base: u64,
+    end: u64,
+}
+
+impl Window {
+    /// The first 4 GiB, mapped to themselves.
+    ///
+    /// # Safety
+    ///
+    /// The early tables must be in use for as long as the window is.
+    pub const unsafe fn identity() -> Self {
+        Self { base: 0, end: IDENTITY_END }
+    }
+
+    /// RAM through the direct map of `layout`; `None` for a layout without one.
+    ///
+    /// # Safety
+    ///
+    /// The direct map must be built and its tables in use for as long as the window is.
+    pub unsafe fn direct_map(layout: &Layout) -> Option<Self> {
+        let base = layout.phys_to_virt(PhysAddr::ZERO).ok()?.as_u64();
+        Some(Self { base, end: layout.direct_mapped()?.end_u64() })
+    }
+
+    /// Where `size` bytes from `phys` on can be reached; `None` when they do not lie in the window.
+    pub fn pointer(&self, phys: PhysAddr, size: u64) -> Option<*mut u8> {
+        let end = phys.as_u64().checked_add(size)?;
+        (end <= self.end).then(|| (self.base + phys.as_u64()) as *mut u8)
+    }
+}
+
+// SAFETY: one address always gives the same pointer, different frames different ones (a fixed distance), and what is stored there
+// is what the CPU's walk reads: x86 is coherent and the mappings are write-back.
+unsafe impl PhysMemory for Window {
+    #[inline]
+    fn entries<E: RawEntry>(&self, table: PhysAddr, count: usize) -> Option<&[E::Atomic]> {
+        let pointer = self.pointer(table, (count * size_of::<E::Atomic>()) as u64)?;
+        // SAFETY: the type's invariant: mapped. Table entries are only ever used as atomics of this width.
+        Some(unsafe { core::slice::from_raw_parts(pointer.cast::<E::Atomic>(), count) })
+    }
+}
+
+impl PhysBytes for Window {
+    fn read(&self, at: PhysAddr, buffer: &mut [u8]) -> bool {
+        let Some(pointer) = self.pointer(at, buffer.len() as u64) else { return false };
+        for (index, byte) in buffer.iter_mut().enumerate() {
+            // SAFETY: inside the window. Volatile, because a loader and not Rust wrote it; a place without memory reads as
+            // something, and the reader checks what it gets.
+            *byte = unsafe { pointer.add(index).read_volatile() };
+        }
+        true
+    }
+}

@@ -1,0 +1,14 @@
+//! x86-64: the only place that may assume 64 bits, ports, MSRs and control registers.
+
+mod boot;
+mod clock;
+mod console;
+mod cpu;
+mod descriptors;
+mod leave;
+mod memory;
+mod provoke;
+mod traps;
+
+pub use clock::ticks_since_entry;
+pub use console::write_console;

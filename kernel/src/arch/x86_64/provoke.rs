@@ -1,0 +1,78 @@
+//! Faults on request: `provoke=NAME` commits one, so that anybody can read how it is explained.
+
+use core::arch::asm;
+
+use kspace_layout::{AreaKind, Layout, VirtAddr};
+
+use crate::command_line::Provocation;
+use crate::info;
+
+/// A constant that lies in `.rodata`.
+static CONSTANT: u64 = 0x6b73_7061_6365;
+
+/// Commits the fault. Returns only when nothing faulted, which is itself a failure.
+pub fn provoke(provocation: Provocation, layout: &Layout, hole_in_ram: Option<VirtAddr>) {
+    let start_of = |kind| layout.area(kind).map(|area| area.range().start().as_u64());
+    let text = provoke as *const () as u64;
+    match provocation {
+        Provocation::WriteText => write(text),
+        Provocation::WriteRodata => write(&raw const CONSTANT as u64),
+        Provocation::WriteTextAlias => {
+            let alias = layout
+                .virt_to_phys(VirtAddr::new(text))
+                .and_then(|phys| layout.phys_to_virt(phys));
+            if let Ok(alias) = alias {
+                write(alias.as_u64());
+            }
+        }
+        Provocation::ExecuteData => {
+            // A `ret` on the stack: it would come back, were it allowed to run.
+            let code = [0xc3_u8];
+            execute(code.as_ptr() as u64);
+        }
+        Provocation::Null => read(0),
+        Provocation::NonCanonical => read(0x0123_4567_89ab_cdef),
+        Provocation::StackOverflow => {
+            info!("provoke: recursed {} bytes deep", overflow(0));
+        }
+        Provocation::GuardPage => {
+            if let Some(guard) = super::stacks::double_fault_guard(layout) {
+                read(guard.last().as_u64() - 7);
+            }
+        }
+        Provocation::Vmalloc => start_of(AreaKind::Vmalloc).into_iter().for_each(read),
+        Provocation::DirectMapHole => hole_in_ram.into_iter().for_each(|hole| read(hole.as_u64())),
+        Provocation::Hole => {
+            let before = start_of(AreaKind::Vmemmap).map(|start| start - 4096);
+            before.into_iter().for_each(read);
+        }
+    }
+}
+
+fn read(address: u64) {
+    info!("provoke: reading {address:016x}");
+    // SAFETY: the load either faults, which ends the boot, or its result is thrown away. It is assembly so that the compiler
+    // cannot know, or rely on, what is there.
+    unsafe { asm!("mov {scratch}, [{address}]", address = in(reg) address, scratch = out(reg) _, options(readonly, nostack)) };
+}
+
+fn write(address: u64) {
+    info!("provoke: writing {address:016x}");
+    // SAFETY: the store writes back the value it finds there; it changes nothing even where it should have faulted.
+    unsafe {
+        asm!("lock or qword ptr [{address}], 0", address = in(reg) address & !7, options(nostack));
+    }
+}
+
+fn execute(address: u64) {
+    info!("provoke: jumping to {address:016x}");
+    // SAFETY: the caller put a `ret` there, so that the call comes back should it not fault.
+    unsafe { asm!("call {address}", address = in(reg) address, clobber_abi("C")) };
+}
+
+/// Recurses until the stack ends; the fault comes on the guard page below it.
+#[inline(never)]
+fn overflow(depth: u64) -> u64 {
+    let page = core::hint::black_box([depth; 64]);
+    if depth == u64::MAX { 0 } else { overflow(depth + 512) + (core::hint::black_box(page)[0] & 1) }
+}

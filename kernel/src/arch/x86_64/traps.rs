@@ -1,0 +1,145 @@
+//! Faults: the entry stubs, the IDT, and what a fault leads to: an explanation and the end.
+//!
+//! Nothing in this kernel recovers from a fault yet, so every handler ends the boot; what it is worth is what it says.
+
+use core::arch::global_asm;
+
+use x86_64::registers::control::Cr2;
+
+use super::descriptors::{InterruptStack, KERNEL_CODE};
+use super::leave::{self, Outcome};
+use crate::info;
+
+/// Vectors that the architecture defines (Intel SDM vol. 3, table 7-1).
+const VECTORS: usize = 32;
+
+const VECTOR_NMI: u64 = 2;
+const VECTOR_DOUBLE_FAULT: u64 = 8;
+const VECTOR_GENERAL_PROTECTION: u64 = 13;
+const VECTOR_PAGE_FAULT: u64 = 14;
+const VECTOR_MACHINE_CHECK: u64 = 18;
+
+/// What the stubs push, lowest address first.
+#[repr(C)]
+#[derive(Debug)]
+pub struct TrapFrame {
+    registers: [u64; 15],
+    vector: u64,
+    error_code: u64,
+    instruction: u64,
+    code_segment: u64,
+    flags: u64,
+    stack: u64,
+    stack_segment: u64,
+}
+
+/// Names of `TrapFrame::registers`, in the order of the pushes reversed.
+const REGISTER_NAMES: [&str; 15] = [
+    "r15", "r14", "r13", "r12", "r11", "r10", "r9", "r8", "rbp", "rdi", "rsi", "rdx", "rcx", "rbx", "rax",
+];
+
+// Each stub is 16 bytes, so that the address of stub N is arithmetic. Vectors 8, 10 to 14, 17, 21, 29 and 30 push an error code
+// (Intel SDM vol. 3, table 7-1; AMD APM vol. 2, table 8-1); the other stubs push a zero in its place.
+global_asm!(
+    r#"
+    .pushsection .text, "ax", @progbits
+    .balign 16
+trap_stubs:
+    .set vector, 0
+    .rept {vectors}
+    .balign 16
+    .if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)
+    .else
+    push 0
+    .endif
+    push vector
+    jmp trap_entry
+    .set vector, vector + 1
+    .endr
+    .balign 16
+trap_entry:
+    cld
+    push rax
+    push rbx
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push rbp
+    push r8
+    push r9
+    push r10
+    push r11
+    push r12
+    push r13
+    push r14
+    push r15
+    mov rdi, rsp
+    // The hardware aligned the stack before its own pushes, but the handler must not rely on how many there were.
+    mov rbp, rsp
+    and rsp, -16
+    call {handler}
+    ud2
+    .popsection
+    "#,
+    vectors = const VECTORS,
+    handler = sym handle_trap,
+);
+
+unsafe extern "C" {
+    static trap_stubs: [[u8; 16]; VECTORS];
+}
+
+/// Writes gates for the architecture's vectors; all others stay absent.
+///
+/// # Safety
+///
+/// `idt` must point at a writable page that no CPU uses as its IDT yet, or uses with the same contents.
+pub unsafe fn write_idt(idt: *mut u64) {
+    for vector in 0..VECTORS {
+        // SAFETY: only the address is taken; the stubs are code.
+        let stub = unsafe { &raw const trap_stubs[vector] } as u64;
+        let stack = match vector as u64 {
+            VECTOR_DOUBLE_FAULT => InterruptStack::DoubleFault as u64,
+            VECTOR_NMI => InterruptStack::Nmi as u64,
+            VECTOR_MACHINE_CHECK => InterruptStack::MachineCheck as u64,
+            _ => 0,
+        };
+        // Intel SDM vol. 3, figure 7-8: offset 15:0, selector at 16, IST at 32, type e (interrupt gate) and present at 40,
+        // offset 31:16 at 48, offset 63:32 in the second half.
+        let low = stub & 0xffff
+            | u64::from(KERNEL_CODE) << 16
+            | stack << 32
+            | 0x8e << 40
+            | (stub >> 16 & 0xffff) << 48;
+        // SAFETY: 32 gates of 16 bytes are within the page.
+        unsafe {
+            idt.add(2 * vector).write(low);
+            idt.add(2 * vector + 1).write(stub >> 32);
+        }
+    }
+}
+
+/// Called by the stubs. Says what happened and ends the boot.
+extern "C" fn handle_trap(frame: &TrapFrame) -> ! {
+    let address = Cr2::read_raw();
+    describe(frame, address);
+    print_registers(frame);
+    info!("kspace: stopped by a fault");
+    leave::leave(Outcome::Failure)
+}
+
+fn print_registers(frame: &TrapFrame) {
+    info!(
+        "  rip {:016x} cs {:04x} rflags {:08x} rsp {:016x} ss {:04x} error {:04x}",
+        frame.instruction, frame.code_segment, frame.flags, frame.stack, frame.stack_segment, frame.error_code
+    );
+    let mut names = REGISTER_NAMES.iter().zip(&frame.registers);
+    while let Some((name, value)) = names.next() {
+        let (Some(second), Some(third)) = (names.next(), names.next()) else { break };
+        info!(
+            "  {name:>3} {value:016x} {:>3} {:016x} {:>3} {:016x}",
+            second.0, second.1, third.0, third.1
+        );
+    }
+}

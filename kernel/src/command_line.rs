@@ -1,0 +1,200 @@
+//! The kernel's command line: a few words, each checked, the unknown ones reported.
+//!
+//! Words are separated by spaces. Every word that is not understood is handed back with a reason, because a misspelt
+//! `nokalsr` that does nothing costs its user an evening.
+
+use core::fmt;
+
+use kspace_frames::parse_size;
+
+/// What the words ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommandLine {
+    /// `nokaslr`: every area at Linux's default address.
+    pub nokaslr: bool,
+    /// `no5lvl`: four levels even where the CPU has five.
+    pub no5lvl: bool,
+    /// `nogbpages`: no 1 GiB pages in the direct map.
+    pub nogbpages: bool,
+    /// `mem=SIZE`: use no physical memory above this many bytes.
+    pub mem: Option<u64>,
+    /// `halt`: stay halted after boot instead of leaving the virtual machine.
+    pub halt: bool,
+    /// `provoke=NAME`: provoke a fault once booted, to see it explained.
+    pub provoke: Option<Provocation>,
+}
+
+/// A fault that the kernel can be asked to commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provocation {
+    /// Write to the kernel's own code.
+    WriteText,
+    /// Write to a constant.
+    WriteRodata,
+    /// Write to code through its alias in the direct map.
+    WriteTextAlias,
+    /// Jump into data.
+    ExecuteData,
+    /// Read the null pointer.
+    Null,
+    /// Read an address that is not canonical.
+    NonCanonical,
+    /// Recurse until the boot stack ends.
+    StackOverflow,
+    /// Touch the guard page of the #DF stack.
+    GuardPage,
+    /// Read the vmalloc area, which is only reserved.
+    Vmalloc,
+    /// Read the direct map of a hole in physical memory.
+    DirectMapHole,
+    /// Read a hole between two areas.
+    Hole,
+}
+
+impl Provocation {
+    /// Every provocation with the word that asks for it.
+    pub const ALL: [(&'static str, Self); 11] = [
+        ("write-text", Self::WriteText),
+        ("write-rodata", Self::WriteRodata),
+        ("write-text-alias", Self::WriteTextAlias),
+        ("execute-data", Self::ExecuteData),
+        ("null", Self::Null),
+        ("non-canonical", Self::NonCanonical),
+        ("stack-overflow", Self::StackOverflow),
+        ("guard-page", Self::GuardPage),
+        ("vmalloc", Self::Vmalloc),
+        ("direct-map-hole", Self::DirectMapHole),
+        ("hole", Self::Hole),
+    ];
+}
+
+/// Why a word was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejected<'a> {
+    /// No such word.
+    Unknown(&'a str),
+    /// The value after `mem=` is no size.
+    BadSize(&'a str, kspace_frames::SizeError<'a>),
+    /// The value after `provoke=` is none of [`Provocation::ALL`].
+    UnknownProvocation(&'a str),
+    /// A word whose bytes are not UTF-8, at this offset.
+    NotText(usize),
+}
+
+impl fmt::Display for Rejected<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(word) => write!(
+                f,
+                "command line: \"{word}\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= halt provoke="
+            ),
+            Self::BadSize(word, error) => write!(f, "command line: \"{word}\" was not used: {error}"),
+            Self::UnknownProvocation(word) => {
+                write!(f, "command line: \"{word}\" was not used; provoke= knows")?;
+                Provocation::ALL.iter().try_for_each(|(name, _)| write!(f, " {name}"))
+            }
+            Self::NotText(offset) => {
+                write!(f, "command line: the word at byte {offset} is not UTF-8 and was not used")
+            }
+        }
+    }
+}
+
+impl CommandLine {
+    /// Reads the words of `line`. Each that is not understood goes to `rejected`; the last of equal words wins.
+    pub fn parse<'a>(line: &'a [u8], mut rejected: impl FnMut(Rejected<'a>)) -> Self {
+        let mut result = Self::default();
+        let mut offset = 0;
+        for word in line.split(|byte| byte.is_ascii_whitespace()) {
+            let start = offset;
+            offset += word.len() + 1;
+            if word.is_empty() {
+                continue;
+            }
+            match core::str::from_utf8(word) {
+                Ok(word) => {
+                    if let Err(reason) = result.take(word) {
+                        rejected(reason);
+                    }
+                }
+                Err(_) => rejected(Rejected::NotText(start)),
+            }
+        }
+        result
+    }
+
+    fn take<'a>(&mut self, word: &'a str) -> Result<(), Rejected<'a>> {
+        match word {
+            "nokaslr" => self.nokaslr = true,
+            "no5lvl" => self.no5lvl = true,
+            "nogbpages" => self.nogbpages = true,
+            "halt" => self.halt = true,
+            _ => {
+                if let Some(value) = word.strip_prefix("mem=") {
+                    let size = parse_size(value.as_bytes()).map_err(|error| Rejected::BadSize(word, error))?;
+                    self.mem = Some(size);
+                } else if let Some(value) = word.strip_prefix("provoke=") {
+                    let known = Provocation::ALL.iter().find(|(name, _)| *name == value);
+                    let (_, provocation) = known.ok_or(Rejected::UnknownProvocation(word))?;
+                    self.provoke = Some(*provocation);
+                } else {
+                    return Err(Rejected::Unknown(word));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::string::{String, ToString};
+    use std::vec::Vec;
+
+    use super::*;
+
+    fn check(line: &[u8]) -> (CommandLine, Vec<String>) {
+        let mut messages = Vec::new();
+        let parsed = CommandLine::parse(line, |reason| messages.push(reason.to_string()));
+        (parsed, messages)
+    }
+
+    #[test]
+    fn known_words_are_taken_and_spaces_ignored() {
+        let (parsed, messages) = check(b"  nokaslr no5lvl\tnogbpages  mem=64M halt provoke=null ");
+        assert_eq!(messages, Vec::<String>::new());
+        let expected = CommandLine {
+            nokaslr: true,
+            no5lvl: true,
+            nogbpages: true,
+            mem: Some(64 << 20),
+            halt: true,
+            provoke: Some(Provocation::Null),
+        };
+        assert_eq!(parsed, expected);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_reported_and_changes_nothing() {
+        let (parsed, messages) = check(b"nokalsr \xff\xfe provoke=fire nokaslr=1");
+        assert_eq!(parsed, CommandLine::default());
+        assert_eq!(
+            messages,
+            [
+                "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= halt provoke=",
+                "command line: the word at byte 8 is not UTF-8 and was not used",
+                "command line: \"provoke=fire\" was not used; provoke= knows write-text write-rodata write-text-alias \
+                 execute-data null non-canonical stack-overflow guard-page vmalloc direct-map-hole hole",
+                "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= halt provoke=",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_unusable_size_is_rejected_with_the_word() {
+        let (parsed, messages) = check(b"mem=64Q");
+        assert_eq!(parsed.mem, None);
+        assert_eq!(messages.len(), 1);
+        assert!(messages[0].starts_with("command line: \"mem=64Q\" was not used: "), "{}", messages[0]);
+    }
+}
