@@ -1,0 +1,127 @@
+//! Debian packages: installed when a program is missing, with one line that says so.
+//!
+//! Installing needs root. We are root, or `sudo` lets us be, or the message says exactly what to type.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::command::{captured, find, first_line, said};
+use crate::failure::{Failure, Result};
+
+/// The path of `program`, which is in Debian's package `package`; installs the package when it is missing and `install` allows.
+///
+/// # Errors
+///
+/// When the program is missing and stays so; the message says what to type.
+pub(crate) fn program(program: &str, package: &str, install: bool) -> Result<PathBuf> {
+    if let Some(path) = find(program) {
+        return Ok(path);
+    }
+    if !install {
+        return Err(missing(
+            program,
+            &[package],
+            "--no-install keeps this machine as it is",
+        ));
+    }
+    apt_install(program, &[package])?;
+    find(program).ok_or_else(|| {
+        missing(
+            program,
+            &[package],
+            "apt-get succeeded, yet it is not there",
+        )
+    })
+}
+
+/// Installs `packages`, which `what` needs.
+///
+/// # Errors
+///
+/// When there is no apt-get, no way to be root, or apt-get fails.
+pub(crate) fn apt_install(what: &str, packages: &[&str]) -> Result {
+    if find("apt-get").is_none() {
+        return Err(missing(
+            what,
+            packages,
+            "this is not a Debian system: there is no apt-get",
+        ));
+    }
+    let Some(root) = becoming_root() else {
+        return Err(missing(
+            what,
+            packages,
+            "installing needs root, and there is no sudo",
+        ));
+    };
+    println!("kspace: {what}: installing Debian's {}", packages.join(" "));
+    let install = || {
+        captured(
+            apt_get(root)
+                .args(["install", "--yes", "--quiet", "--no-install-recommends"])
+                .args(packages),
+        )
+    };
+    let mut output = install()?;
+    if !output.status.success() {
+        // On a fresh system the lists of packages may never have been fetched, or point to files that are gone.
+        captured(apt_get(root).args(["update", "--quiet"]))?;
+        output = install()?;
+    }
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = said(&output);
+    let last = said
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or("it said nothing");
+    Err(missing(what, packages, &format!("apt-get failed: {last}")))
+}
+
+/// How a command becomes root's.
+#[derive(Clone, Copy)]
+enum Root {
+    /// It is already.
+    Ourselves,
+    /// Through sudo, which may ask for a password.
+    Sudo,
+    /// Through sudo, which must not ask: nobody is there to answer.
+    SudoWithoutAsking,
+}
+
+fn becoming_root() -> Option<Root> {
+    if first_line(Command::new("id").arg("-u")).as_deref() == Some("0") {
+        Some(Root::Ourselves)
+    } else if find("sudo").is_none() {
+        None
+    } else if std::io::stdin().is_terminal() {
+        Some(Root::Sudo)
+    } else {
+        Some(Root::SudoWithoutAsking)
+    }
+}
+
+fn apt_get(root: Root) -> Command {
+    let mut command = match root {
+        Root::Ourselves => Command::new("env"),
+        Root::Sudo => Command::new("sudo"),
+        Root::SudoWithoutAsking => Command::new("sudo"),
+    };
+    match root {
+        Root::Ourselves => {}
+        Root::Sudo => drop(command.arg("env")),
+        Root::SudoWithoutAsking => drop(command.args(["--non-interactive", "env"])),
+    }
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+    command
+}
+
+fn missing(what: &str, packages: &[&str], why: &str) -> Failure {
+    Failure::missing(format!(
+        "{what} is missing, and {why}; type, as root: apt-get install {}",
+        packages.join(" ")
+    ))
+}

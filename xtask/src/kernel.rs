@@ -1,0 +1,123 @@
+//! The reference kernel's file: built quietly, then asked for what the tests need to know about it.
+
+use std::path::{Path, PathBuf};
+
+use object::elf::{FileHeader32, FileHeader64};
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::{Endianness, FileKind};
+
+use crate::failure::{About, Failure, Result};
+use crate::host::command::quietly;
+use crate::host::toolchain::Toolchain;
+
+/// A kernel that has been built.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    path: PathBuf,
+}
+
+impl Kernel {
+    /// Builds the kernel. The compiler's messages are shown only when it fails.
+    ///
+    /// # Errors
+    ///
+    /// When it does not build, or cargo does not say where the file is.
+    pub(crate) fn build(toolchain: &Toolchain) -> Result<Self> {
+        let mut command = toolchain.cargo("build");
+        command.args([
+            "--package",
+            "kspace-kernel",
+            "--features",
+            "boot",
+            "--profile",
+            "kernel",
+        ]);
+        command.arg("--message-format=json-render-diagnostics");
+        let output = quietly(&mut command, "the kernel does not build")?;
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .rev()
+            .find_map(executable)
+            .map(|path| Self { path })
+            .ok_or_else(|| Failure::failed("cargo built the kernel and did not say where it is"))
+    }
+
+    /// The physical address of its first instruction: what its PVH note says (Xen, public/elfnote.h, XEN_ELFNOTE_PHYS32_ENTRY).
+    ///
+    /// # Errors
+    ///
+    /// When the file is no ELF file or has no such note.
+    pub(crate) fn pvh_entry(&self) -> Result<u64> {
+        let bytes = std::fs::read(&self.path).about(self.path.display())?;
+        pvh_entry(&bytes)
+            .ok_or_else(|| Failure::failed(format!("{} has no PVH note", self.path.display())))
+    }
+
+    /// The ELF file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// XEN_ELFNOTE_PHYS32_ENTRY.
+const PHYS32_ENTRY: u32 = 18;
+
+fn pvh_entry(bytes: &[u8]) -> Option<u64> {
+    match FileKind::parse(bytes).ok()? {
+        FileKind::Elf32 => entry_note::<FileHeader32<Endianness>>(bytes),
+        FileKind::Elf64 => entry_note::<FileHeader64<Endianness>>(bytes),
+        _ => None,
+    }
+}
+
+fn entry_note<Elf: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> Option<u64> {
+    let header = Elf::parse(bytes).ok()?;
+    let endian = header.endian().ok()?;
+    for segment in header.program_headers(endian, bytes).ok()? {
+        let Ok(Some(mut notes)) = segment.notes(endian, bytes) else {
+            continue;
+        };
+        while let Ok(Some(note)) = notes.next() {
+            if note.name() == b"Xen" && note.n_type(endian) == PHYS32_ENTRY {
+                let entry = note.desc().get(..4)?.try_into().ok()?;
+                return Some(u64::from(u32::from_le_bytes(entry)));
+            }
+        }
+    }
+    None
+}
+
+/// The program that one of cargo's messages announces, if it does.
+fn executable(message: &str) -> Option<PathBuf> {
+    let message: serde_json::Value = serde_json::from_str(message).ok()?;
+    message.get("executable")?.as_str().map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::tiny_guest;
+
+    #[test]
+    fn the_entry_is_what_the_note_says() {
+        let guest = tiny_guest::elf("text");
+        assert_eq!(pvh_entry(&guest), Some(u64::from(tiny_guest::ENTRY)));
+        assert_eq!(pvh_entry(&guest[..0x80]), None);
+        assert_eq!(pvh_entry(b"not ELF"), None);
+    }
+
+    #[test]
+    fn cargo_says_where_the_program_is() {
+        let built =
+            r#"{"reason":"compiler-artifact","executable":"/t/kspace-kernel","fresh":true}"#;
+        assert_eq!(executable(built), Some(PathBuf::from("/t/kspace-kernel")));
+        for other in [
+            r#"{"reason":"compiler-artifact","executable":null}"#,
+            "{}",
+            "warning: x",
+            "",
+        ] {
+            assert_eq!(executable(other), None, "{other}");
+        }
+    }
+}

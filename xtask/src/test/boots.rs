@@ -1,0 +1,229 @@
+//! Boots of the kernel, each held against its row of [the table](super::boot_table): how it ends, what it says, what it never says.
+
+use std::time::Duration;
+
+use super::boot_table::{BootCase, Ending};
+use super::report::{Failed, Outcome, Passed};
+use super::start_info;
+use crate::kernel::Kernel;
+use crate::qemu::boot::{Ended, Exit, boot};
+use crate::qemu::machine::{Accel, Machine};
+use crate::qemu::paused::Paused;
+use crate::qemu::tiny_guest;
+
+/// How long one boot may take. Under TCG on a busy machine a boot takes a few seconds.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// The line before the block, as i386 printed it until Linux 5.6.
+const HEADING: &str = "virtual kernel memory layout:";
+
+/// The block's rows in their order; people read it with `grep -A 10`.
+const ROWS: [&str; 10] = [
+    "fixmap",
+    "vsyscall",
+    "modules",
+    "cpu_entry",
+    "vmemmap",
+    "vmalloc",
+    "lowmem",
+    ".init",
+    ".data",
+    ".text",
+];
+
+/// Boots the kernel as `case` says and compares.
+pub(crate) fn check(case: &BootCase, qemu: &std::path::Path, kernel: &Kernel) -> Outcome {
+    let machine = Machine {
+        mem_mib: case.mem_mib,
+        cpus: case.cpus,
+        without: case.without.to_vec(),
+        append: case.append.to_owned(),
+        accel: Accel::Tcg,
+    };
+    let command = machine.command(qemu, kernel.path());
+    let ended = match case.altered {
+        None => boot(command, LIMIT, |_| {})?,
+        Some(alteration) => start_info::boot_altered(command, kernel, alteration, LIMIT)?,
+    };
+    match differences(case, &ended) {
+        None => Ok(Passed::one()),
+        Some(reason) => {
+            Err(Failed::because(reason).with_log(&(ended.log.clone() + &ended.complaints)))
+        }
+    }
+}
+
+/// The first thing in which a boot differs from its row.
+fn differences(case: &BootCase, ended: &Ended) -> Option<String> {
+    let expected = match case.ends {
+        Ending::Success => Exit::Success,
+        Ending::Failure => Exit::Failure,
+    };
+    if ended.exit != expected {
+        return Some(format!("expected that {expected}; {}", ended.exit));
+    }
+    if let Some(line) = ended
+        .log
+        .lines()
+        .find(|line| case.never.iter().any(|text| line.contains(text)))
+    {
+        return Some(format!("must not be said: {line}"));
+    }
+    missing_in_order(case.says, &ended.log).map_or_else(
+        || {
+            if case.ends == Ending::Success {
+                block_fault(&ended.log)
+            } else {
+                None
+            }
+        },
+        |text| Some(format!("not said, or not in this order: {text}")),
+    )
+}
+
+/// The first of `texts` that no line holds after the line that held the one before.
+fn missing_in_order<'a>(texts: &[&'a str], log: &str) -> Option<&'a str> {
+    let mut lines = log.lines();
+    texts
+        .iter()
+        .find(|text| !lines.any(|line| line.contains(**text)))
+        .copied()
+}
+
+/// What is wrong with the printed block, if anything is.
+fn block_fault(log: &str) -> Option<String> {
+    let mut lines = log.lines().skip_while(|line| !line.contains(HEADING));
+    if lines.next().is_none() {
+        return Some(format!("no line with \"{HEADING}\""));
+    }
+    ROWS.iter().find_map(|row| {
+        let line = lines.next().unwrap_or_default();
+        (!line.contains(&format!("{row} : ")))
+            .then(|| format!("the block lacks its row {row}; there is: {line}"))
+    })
+}
+
+/// The machinery itself, on the tiny guest: its serial port, its end, the monitor and the debugger.
+pub(crate) fn machinery(qemu: &std::path::Path) -> Outcome {
+    let file = crate::host::scratch_dir()
+        .map_err(|error| Failed::because(error.to_string()))?
+        .join("tiny-guest-of-the-tests.elf");
+    std::fs::write(&file, tiny_guest::elf("first"))
+        .map_err(|error| Failed::because(error.to_string()))?;
+    let machine = Machine {
+        mem_mib: 64,
+        ..Machine::default()
+    };
+
+    let ended = boot(machine.command(qemu, &file), LIMIT, |_| {})?;
+    expect("the log of a plain run", "first\n", &ended.log)?;
+    expect(
+        "the end of a plain run",
+        &Exit::Success.to_string(),
+        &ended.exit.to_string(),
+    )?;
+
+    let paused = Paused::start_stopped(machine.command(qemu, &file))?;
+    let mut gdb = paused.gdb()?;
+    gdb.break_at(u64::from(tiny_guest::ENTRY))?;
+    gdb.continue_to_break()?;
+    let at = gdb.register(crate::qemu::gdb::Register::Rip)?;
+    expect(
+        "the instruction pointer at the breakpoint",
+        "00100000",
+        &format!("{at:08x}"),
+    )?;
+    let mut monitor = paused.monitor()?;
+    let dump = paused.folder().join("dump");
+    let text = monitor.read_physical(u64::from(tiny_guest::TEXT), 5, &dump)?;
+    expect(
+        "the guest's text by the monitor",
+        "first",
+        &String::from_utf8_lossy(&text),
+    )?;
+    gdb.write(u64::from(tiny_guest::TEXT), b"other")?;
+    let text = gdb.read(u64::from(tiny_guest::TEXT), 5)?;
+    expect(
+        "the guest's text by the debugger",
+        "other",
+        &String::from_utf8_lossy(&text),
+    )?;
+    gdb.clear_break(u64::from(tiny_guest::ENTRY))?;
+    gdb.detach()?;
+    let ended = paused.to_its_end(LIMIT)?;
+    expect("the log of an altered run", "other\n", &ended.log)?;
+    Ok(Passed::one())
+}
+
+fn expect(what: &str, expected: &str, found: &str) -> std::result::Result<(), Failed> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Failed::because(format!(
+        "{what}: expected {expected:?}, found {found:?}"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(log: &str, exit: Exit) -> Ended {
+        Ended {
+            log: log.to_owned(),
+            complaints: String::new(),
+            exit,
+            took: Duration::ZERO,
+        }
+    }
+
+    fn block() -> String {
+        let rows: String = ROWS
+            .iter()
+            .map(|row| format!("[    0.1] {row} : 0x0 - 0x1\n"))
+            .collect();
+        format!("[    0.1] {HEADING}\n{rows}")
+    }
+
+    #[test]
+    fn a_boot_as_its_row_says_passes() {
+        let case = BootCase {
+            says: &["one", "two"],
+            never: &["bad"],
+            ..BootCase::USUAL
+        };
+        let log = format!("one\n{}two\n", block());
+        assert_eq!(differences(&case, &ended(&log, Exit::Success)), None);
+    }
+
+    #[test]
+    fn each_difference_is_named() {
+        let case = BootCase {
+            says: &["one", "two"],
+            never: &["bad"],
+            ..BootCase::USUAL
+        };
+        let fault = |log: &str, exit| differences(&case, &ended(log, exit));
+        assert_eq!(
+            fault("", Exit::Reset).unwrap(),
+            "expected that the kernel ended with success; the CPU reset itself (triple fault)"
+        );
+        assert_eq!(
+            fault("a bad line", Exit::Success).unwrap(),
+            "must not be said: a bad line"
+        );
+        assert_eq!(
+            fault("two\none\n", Exit::Success).unwrap(),
+            "not said, or not in this order: two"
+        );
+        assert_eq!(
+            fault("one\ntwo\n", Exit::Success).unwrap(),
+            "no line with \"virtual kernel memory layout:\""
+        );
+        let log = format!("one\ntwo\n{}", block().replace("vmemmap", "vmalloc"));
+        assert_eq!(
+            fault(&log, Exit::Success).unwrap(),
+            "the block lacks its row vmemmap; there is: [    0.1] vmalloc : 0x0 - 0x1"
+        );
+    }
+}

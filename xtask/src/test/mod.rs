@@ -1,0 +1,173 @@
+//! `cargo xtask test`: everything a change must pass, one line per check, the count at the end.
+
+mod boot_table;
+mod boots;
+mod report;
+mod start_info;
+mod steps;
+mod tidy;
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use crate::arguments::{HostOptions, TestOptions};
+use crate::failure::{Failure, Result};
+use crate::host::packages;
+use crate::host::toolchain::{BARE_METAL, THIRTY_TWO_BIT, Toolchain};
+use crate::kernel::Kernel;
+use crate::nearest::hint;
+use crate::qemu::machine::QEMU;
+use report::{Failed, Outcome, Passed, Report};
+
+/// Runs every check that `options` select.
+///
+/// # Errors
+///
+/// When a check fails, the filter selects none, or something is missing that checks need.
+pub(crate) fn test(options: &TestOptions) -> Result {
+    let (steps, boots) = selected(options)?;
+    let context = Context::new(&options.host);
+    let report = Report::new();
+    // Compilers use all cores by themselves; boots run side by side.
+    for check in &steps {
+        report.run(&check.name, || (check.run)(&context));
+    }
+    let next = AtomicUsize::new(0);
+    let workers = thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(4);
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(check) = boots.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    report.run(&check.name, || (check.run)(&context));
+                }
+            });
+        }
+    });
+    report.close()
+}
+
+/// Something to run, by a name that a filter selects.
+struct Check {
+    name: String,
+    run: Box<dyn Fn(&Context) -> Outcome + Send + Sync>,
+}
+
+impl Check {
+    fn new(
+        name: impl Into<String>,
+        run: impl Fn(&Context) -> Outcome + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            run: Box::new(run),
+        }
+    }
+}
+
+/// The checks before the boots, and the boots.
+fn selected(options: &TestOptions) -> Result<(Vec<Check>, Vec<Check>)> {
+    let (mut steps, mut boots) = (steps(), boots(options.all));
+    if let Some(filter) = &options.filter {
+        let names: Vec<String> = steps
+            .iter()
+            .chain(&boots)
+            .map(|check| check.name.clone())
+            .collect();
+        steps.retain(|check| check.name.contains(filter.as_str()));
+        boots.retain(|check| check.name.contains(filter.as_str()));
+        if steps.is_empty() && boots.is_empty() {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            return Err(Failure::usage(format!(
+                "test: no check's name contains \"{filter}\"{}. All of them:\n  {}",
+                hint(filter, &names),
+                names.join("\n  ")
+            )));
+        }
+    }
+    Ok((steps, boots))
+}
+
+fn steps() -> Vec<Check> {
+    vec![
+        Check::new("format", |_| steps::format()),
+        Check::new("tidy", |_| tidy::tidy()),
+        Check::new("clippy, host", |_| steps::clippy_host()),
+        Check::new("clippy, kernel", |context| {
+            steps::clippy_kernel(&context.bare_metal()?)
+        }),
+        Check::new("documentation", |_| steps::docs()),
+        Check::new("host tests", |_| steps::host_tests()),
+        Check::new("32-bit build", |context| {
+            steps::thirty_two_bit(&context.thirty_two_bit()?)
+        }),
+        Check::new("kernel build", |context| {
+            context.kernel().map(|_| Passed::one())
+        }),
+    ]
+}
+
+fn boots(all: bool) -> Vec<Check> {
+    let machinery = Check::new("boot machinery", |context| {
+        boots::machinery(&context.qemu()?)
+    });
+    let table = boot_table::BOOTS
+        .iter()
+        .filter(move |case| all || !case.slow)
+        .map(|case| {
+            Check::new(format!("boot {}", case.name), move |context| {
+                boots::check(case, &context.qemu()?, context.kernel()?)
+            })
+        });
+    std::iter::once(machinery).chain(table).collect()
+}
+
+/// What checks share; each part is found or built when the first check needs it.
+struct Context {
+    install: bool,
+    way: Option<crate::host::toolchain::Way>,
+    qemu: OnceLock<std::result::Result<PathBuf, String>>,
+    kernel: OnceLock<std::result::Result<Kernel, String>>,
+}
+
+impl Context {
+    fn new(options: &HostOptions) -> Self {
+        Self {
+            install: !options.no_install,
+            way: options.toolchain,
+            qemu: OnceLock::new(),
+            kernel: OnceLock::new(),
+        }
+    }
+
+    fn bare_metal(&self) -> Result<Toolchain> {
+        Toolchain::find(BARE_METAL, self.way, self.install)
+    }
+
+    fn thirty_two_bit(&self) -> Result<Toolchain> {
+        Toolchain::find(THIRTY_TWO_BIT, self.way, self.install)
+    }
+
+    fn qemu(&self) -> std::result::Result<PathBuf, Failed> {
+        let find = || {
+            packages::program(QEMU.0, QEMU.1, self.install).map_err(|failure| failure.to_string())
+        };
+        self.qemu.get_or_init(find).clone().map_err(Failed::because)
+    }
+
+    fn kernel(&self) -> std::result::Result<&Kernel, Failed> {
+        let build = || {
+            let built = self
+                .bare_metal()
+                .and_then(|toolchain| Kernel::build(&toolchain));
+            built.map_err(|failure| failure.to_string())
+        };
+        self.kernel
+            .get_or_init(build)
+            .as_ref()
+            .map_err(|reason| Failed::because(reason.clone()))
+    }
+}
