@@ -1,0 +1,272 @@
+//! Filling empty ranges: `map` and `populate`.
+
+use kspace_layout::{PageSize, PhysAddr, VirtRange};
+
+use crate::entry::{PRESENT, Rights};
+use crate::{Access, EntryFormat, Flush, FrameSource, PhysMemory, Protection, RawEntry};
+
+use super::reserve::Reserve;
+use super::span::{Piece, Span};
+use super::{Edit, EditError, Editor, Reason, Slot};
+
+/// What one `map` is to do.
+struct Plan {
+    /// Where the range starts in virtual and in physical memory.
+    virt: u64,
+    phys: u64,
+    protection: Protection,
+    largest_level: u8,
+    /// The bits of leaves, by level - 1: 4 KiB, 2 or 4 MiB, 1 GiB.
+    leaf_bits: [u64; 3],
+}
+
+impl Plan {
+    /// Where `address` goes.
+    #[inline]
+    fn phys(&self, address: u64) -> u64 {
+        self.phys + (address - self.virt)
+    }
+
+    /// Whether one leaf at `level` can map all of `piece`.
+    #[inline]
+    fn fits<F: EntryFormat>(&self, level: u8, piece: Piece) -> bool {
+        level <= self.largest_level
+            && piece.whole
+            && self.phys(piece.span.first) & ((1 << F::FORMAT.shift(level)) - 1) == 0
+    }
+
+    /// Whether an entry with these rights would deny what the pages should allow.
+    fn denied_by(&self, rights: Rights) -> bool {
+        (self.protection.user && !rights.user)
+            || (self.protection.access == Access::ReadWrite && !rights.write)
+            || (self.protection.access == Access::ReadExecute && !rights.execute)
+    }
+}
+
+pub(super) fn map<F: EntryFormat, M: PhysMemory, S: FrameSource>(
+    editor: &Editor<'_, F, M, S>,
+    range: VirtRange,
+    phys: PhysAddr,
+    protection: Protection,
+    largest: PageSize,
+) -> Result<(), EditError> {
+    let refuse = |reason| EditError {
+        edit: Edit::Map,
+        range,
+        reason,
+    };
+    if !phys.is_aligned(kspace_layout::FRAME_SIZE) {
+        return Err(refuse(Reason::PhysUnaligned(phys)));
+    }
+    let limits = editor.limits;
+    let plan = Plan {
+        virt: range.start().as_u64(),
+        phys: phys.as_u64(),
+        protection,
+        largest_level: limits.largest_leaf_level(editor.mode, largest),
+        leaf_bits: [1, 2, 3].map(|level| F::FORMAT.leaf_bits(level, protection, limits)),
+    };
+    let top = editor.mode.levels();
+    let limit = F::FORMAT.page_limit(top.min(2), limits);
+    editor
+        .check_phys(&plan, Span::of(range), limit)
+        .map_err(refuse)?;
+    let needed = editor
+        .survey_map(&plan, top, Some(editor.root), Span::of(range))
+        .map_err(refuse)?;
+    let mut reserve = editor.reserve(needed).map_err(refuse)?;
+    editor.commit_map(&plan, top, editor.root, Span::of(range), &mut reserve);
+    editor.release(reserve);
+    Ok(())
+}
+
+impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
+    /// Refuses a span whose pages would lie at or past `limit`.
+    fn check_phys(&self, plan: &Plan, span: Span, limit: u64) -> Result<(), Reason> {
+        // Below 2^52 + 2^57, so this cannot wrap.
+        let last = plan.phys(span.last);
+        if last < limit {
+            return Ok(());
+        }
+        let fitting = limit.saturating_sub(plan.phys(span.first));
+        let page = Span {
+            first: span.first + fitting,
+            last: span.last,
+        }
+        .start();
+        Err(Reason::PhysTooWide {
+            page,
+            phys: plan.phys(page.as_u64()),
+            limit,
+        })
+    }
+
+    /// How many tables it takes to map `span`, the part of the range under `table`; refuses what is mapped already.
+    fn survey_map(
+        &self,
+        plan: &Plan,
+        level: u8,
+        table: Option<PhysAddr>,
+        span: Span,
+    ) -> Result<usize, Reason> {
+        let slots = match table {
+            None => None,
+            Some(table) => {
+                let page = span.start();
+                Some(
+                    self.slots(table, level)
+                        .ok_or(Reason::Unreachable { page, level, table })?,
+                )
+            }
+        };
+        if level == 1 {
+            self.check_phys(plan, span, F::FORMAT.page_limit(1, self.limits))?;
+            return match slots {
+                None => Ok(0),
+                Some(slots) => self.survey_pages(slots, span).map(|()| 0),
+            };
+        }
+        let mut needed = 0;
+        for piece in span.pieces(F::FORMAT.shift(level)) {
+            let raw = slots.map_or(0, |slots| {
+                F::Raw::load(&slots[self.index(piece.span, level)])
+            });
+            if raw & PRESENT == 0 {
+                if plan.fits::<F>(level, piece) {
+                    continue;
+                }
+                if F::FORMAT == crate::Format::Pae && level == 3 {
+                    return Err(Reason::RootEntryMissing {
+                        page: piece.span.start(),
+                    });
+                }
+                needed += 1 + self.survey_map(plan, level - 1, None, piece.span)?;
+                continue;
+            }
+            self.refuse_leaf(level, raw, piece.span)?;
+            if plan.denied_by(F::FORMAT.rights(level, raw, self.limits)) {
+                return Err(Reason::Restricted {
+                    page: piece.span.start(),
+                    level,
+                    raw,
+                });
+            }
+            let next = F::FORMAT.table(raw, self.limits);
+            needed += self.survey_map(plan, level - 1, Some(next), piece.span)?;
+        }
+        Ok(needed)
+    }
+
+    /// Refuses pages that are mapped already.
+    fn survey_pages(&self, slots: &[Slot<F>], span: Span) -> Result<(), Reason> {
+        let slots = self.page_slots(slots, span);
+        // Without a branch per page: this loop runs over every entry that `map` is to fill.
+        let any = slots.iter().fold(0, |any, slot| any | F::Raw::load(slot));
+        if any & PRESENT == 0 {
+            return Ok(());
+        }
+        for (slot, piece) in slots.iter().zip(span.pieces(F::FORMAT.shift(1))) {
+            let raw = F::Raw::load(slot);
+            if raw & PRESENT != 0 {
+                self.refuse_leaf(1, raw, piece.span)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a present entry that maps a page itself.
+    fn refuse_leaf(&self, level: u8, raw: u64, span: Span) -> Result<(), Reason> {
+        if !F::FORMAT.is_leaf(level, raw, self.limits) {
+            return Ok(());
+        }
+        let inside = span.first & ((1 << F::FORMAT.shift(level)) - 1);
+        let page = F::FORMAT.page(level, raw, self.limits).as_u64();
+        Err(Reason::AlreadyMapped {
+            page: span.start(),
+            phys: PhysAddr::new(page | inside),
+        })
+    }
+
+    /// Fills `span`, which the survey found empty.
+    fn commit_map(
+        &self,
+        plan: &Plan,
+        level: u8,
+        table: PhysAddr,
+        span: Span,
+        reserve: &mut Reserve,
+    ) {
+        let slots = self.reached(table, level);
+        if level == 1 {
+            let mut raw = plan.phys(span.first) | plan.leaf_bits[0];
+            for slot in self.page_slots(slots, span) {
+                F::Raw::store(slot, raw);
+                raw += kspace_layout::FRAME_SIZE;
+            }
+            return;
+        }
+        for piece in span.pieces(F::FORMAT.shift(level)) {
+            let slot = &slots[self.index(piece.span, level)];
+            let raw = F::Raw::load(slot);
+            if raw & PRESENT == 0 && plan.fits::<F>(level, piece) {
+                let address = F::FORMAT.leaf_address(level, plan.phys(piece.span.first));
+                F::Raw::store(slot, address | plan.leaf_bits[level as usize - 1]);
+                continue;
+            }
+            let next = self.table_below(slot, level, raw, reserve);
+            self.commit_map(plan, level - 1, next, piece.span, reserve);
+        }
+    }
+
+    /// The table that `slot` leads to, after installing one from the reserve if it led nowhere.
+    fn table_below(&self, slot: &Slot<F>, level: u8, raw: u64, reserve: &mut Reserve) -> PhysAddr {
+        if raw & PRESENT != 0 {
+            return F::FORMAT.table(raw, self.limits);
+        }
+        let new = self.take(reserve);
+        let entry = F::FORMAT.to_table(level, new, self.limits);
+        match F::Raw::compare_exchange(slot, raw, entry) {
+            Ok(_) => new,
+            Err(winner) => {
+                // Another fill of this table's span was faster; both go on in its table.
+                self.put_back(reserve, new);
+                self.table_below(slot, level, winner, reserve)
+            }
+        }
+    }
+}
+
+pub(super) fn populate<F: EntryFormat, M: PhysMemory, S: FrameSource>(
+    editor: &Editor<'_, F, M, S>,
+    range: VirtRange,
+) -> Result<Flush, EditError> {
+    let refuse = |reason| EditError {
+        edit: Edit::Populate,
+        range,
+        reason,
+    };
+    let level = editor.mode.levels();
+    let slots = editor.reached(editor.root, level);
+    let pieces = || Span::of(range).pieces(F::FORMAT.shift(level));
+    let mut needed = 0;
+    for piece in pieces() {
+        let raw = F::Raw::load(&slots[editor.index(piece.span, level)]);
+        if raw & PRESENT == 0 {
+            needed += 1;
+        } else {
+            editor.refuse_leaf(level, raw, piece.span).map_err(refuse)?;
+        }
+    }
+    let mut reserve = editor.reserve(needed).map_err(refuse)?;
+    for piece in pieces() {
+        let slot = &slots[editor.index(piece.span, level)];
+        editor.table_below(slot, level, F::Raw::load(slot), &mut reserve);
+    }
+    editor.release(reserve);
+    if F::FORMAT != crate::Format::Pae || needed == 0 {
+        return Ok(Flush::nothing());
+    }
+    let mut stale = Editor::<F, M, S>::stale(range, PageSize::Size4K);
+    stale.root = true;
+    Ok(Flush::new(stale, crate::frame_list::FrameList::EMPTY))
+}

@@ -1,0 +1,132 @@
+//! Changing what mapped pages allow: `protect`.
+
+use kspace_layout::{PageSize, PagingMode, VirtRange};
+
+use crate::entry::{ACCESSED, DIRTY, PRESENT, Rights, WRITE};
+use crate::{Access, EntryFormat, Flush, Format, FrameSource, PhysMemory, Protection, RawEntry};
+
+use super::span::Span;
+use super::survey::{LeafJob, Rules, Touched};
+use super::unmap::token;
+use super::{Edit, EditError, Editor, Slot};
+
+/// What pages are to become.
+#[derive(Clone, Copy)]
+pub(super) struct Target {
+    pub(super) protection: Protection,
+    format: Format,
+    /// The bits of leaves, by level - 1.
+    bits: [u64; 3],
+    /// The bits of leaves that stay as they are, by level - 1: the address, and what software keeps there.
+    kept: [u64; 3],
+}
+
+impl Target {
+    /// What a leaf becomes. Accessed and dirty only ever grow here, except that a page that is not writable is not dirty.
+    #[inline]
+    fn applied_to(&self, level: u8, raw: u64) -> u64 {
+        let index = level as usize - 1;
+        let new = (raw & self.kept[index]) | self.bits[index] | (raw & ACCESSED);
+        if new & WRITE != 0 {
+            new | (raw & DIRTY)
+        } else {
+            new
+        }
+    }
+
+    /// Whether a leaf has this protection already.
+    #[inline]
+    pub(super) fn is_met_by(&self, level: u8, raw: u64) -> bool {
+        let history = ACCESSED | DIRTY;
+        self.applied_to(level, raw) & !history == raw & !history
+            && (raw & WRITE != 0 || raw & DIRTY == 0)
+    }
+
+    /// Whether an entry above with these rights would deny what the pages should allow.
+    pub(super) fn is_denied_by(&self, rights: Rights) -> bool {
+        let no_execute_bit = self.format != Format::TwoLevel;
+        (self.protection.user && !rights.user)
+            || (self.protection.access == Access::ReadWrite && !rights.write)
+            || (self.protection.access == Access::ReadExecute && no_execute_bit && !rights.execute)
+    }
+}
+
+pub(super) fn protect<F: EntryFormat, M: PhysMemory, S: FrameSource>(
+    editor: &Editor<'_, F, M, S>,
+    range: VirtRange,
+    protection: Protection,
+) -> Result<Flush, EditError> {
+    let refuse = |reason| EditError {
+        edit: Edit::Protect,
+        range,
+        reason,
+    };
+    let limits = editor.limits;
+    let levels = [1, 2, 3];
+    let target = Target {
+        protection,
+        format: F::FORMAT,
+        bits: levels.map(|level| F::FORMAT.leaf_bits(level, protection, limits)),
+        kept: levels.map(|level| F::FORMAT.kept_by_protect(level)),
+    };
+    let (top, span) = (editor.mode.levels(), Span::of(range));
+    let rules = Rules {
+        complete: true,
+        target: Some(&target),
+    };
+    let needed = editor
+        .survey(&rules, top, editor.root, span)
+        .map_err(refuse)?;
+    let mut reserve = editor.reserve(needed).map_err(refuse)?;
+    let mut job = Change {
+        mode: editor.mode,
+        target,
+        touched: Touched::default(),
+    };
+    editor.change(&mut job, top, editor.root, span, &mut reserve);
+    editor.release(reserve);
+    Ok(token(range, job.touched))
+}
+
+struct Change {
+    mode: PagingMode,
+    target: Target,
+    touched: Touched,
+}
+
+impl Change {
+    #[inline]
+    fn change<F: EntryFormat>(&mut self, level: u8, slot: &Slot<F>) {
+        let mut raw = F::Raw::load(slot);
+        while raw & PRESENT != 0 && !self.target.is_met_by(level, raw) {
+            let new = self.target.applied_to(level, raw);
+            let settled = raw & ACCESSED != 0 && (raw & DIRTY != 0 || raw & WRITE == 0);
+            if settled {
+                // The CPU has no bit left to set, so nothing can come between the load and this store.
+                F::Raw::store(slot, new);
+            } else if let Err(changed) = F::Raw::compare_exchange(slot, raw, new) {
+                raw = changed;
+                continue;
+            }
+            self.touched
+                .note(self.mode.leaf_size(level).unwrap_or(PageSize::Size4K), raw);
+            return;
+        }
+    }
+}
+
+impl<F: EntryFormat> LeafJob<F> for Change {
+    fn pages(&mut self, slots: &[Slot<F>], _: Span) {
+        for slot in slots {
+            self.change::<F>(1, slot);
+        }
+    }
+
+    fn large(&mut self, level: u8, slot: &Slot<F>, _: Span) {
+        self.change::<F>(level, slot);
+    }
+
+    fn keeps(&self, level: u8, raw: u64) -> bool {
+        self.target.is_met_by(level, raw)
+    }
+}
