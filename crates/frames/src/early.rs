@@ -31,12 +31,10 @@ const MAX_RANGES: usize = MAX_ENTRIES + MAX_RESERVATIONS;
 
 /// A source of 4 KiB frames: RAM that was free in a [`MemoryMap`] when this was made. Reservations made later are not
 /// seen.
-#[derive(Debug)]
 pub struct EarlyFrames {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
 struct State {
     /// Free RAM in the window, highest first.
     ranges: [Option<PhysRange>; MAX_RANGES],
@@ -118,6 +116,10 @@ impl EarlyFrames {
             return Err(ReleaseError::AlreadyReleased(frame));
         }
         state.counts.in_use -= 1;
+        if state.undo(frame) {
+            state.counts.free += 1;
+            return Ok(());
+        }
         let len = state.released_len;
         let Some(slot) = state.released.get_mut(len) else {
             state.counts.lost += 1;
@@ -136,6 +138,12 @@ impl EarlyFrames {
     }
 }
 
+impl fmt::Debug for EarlyFrames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("EarlyFrames").field(&self.counts()).finish()
+    }
+}
+
 impl State {
     fn take_released(&mut self) -> Option<Pfn> {
         self.released_len = self.released_len.checked_sub(1)?;
@@ -151,6 +159,25 @@ impl State {
             self.taken = 0;
         }
         Some(frame)
+    }
+
+    /// Takes back `frame` without the list, if it is the newest one taken from the ranges.
+    fn undo(&mut self, frame: Pfn) -> bool {
+        let (range, taken) = match (self.taken, self.range) {
+            (0, 0) => return false,
+            // Frame by frame until the range was used up.
+            (0, range) => match self.ranges[range - 1] {
+                Some(full) => (range - 1, full.size() / FRAME_SIZE),
+                None => return false,
+            },
+            (taken, range) => (range, taken),
+        };
+        let newest = self.ranges[range].map(|from| from.last().pfn().as_u64() - (taken - 1));
+        if newest != Some(frame.as_u64()) {
+            return false;
+        }
+        (self.range, self.taken) = (range, taken - 1);
+        true
     }
 
     /// Whether `frame` was handed out at some time.

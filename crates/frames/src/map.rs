@@ -9,6 +9,8 @@
 //! Two lists, because they answer two questions: an address range keeps its kind while it is reserved (the direct map
 //! covers the kernel image, which is RAM), and a reservation does not care what it covers.
 
+use core::fmt;
+
 use kspace_layout::{PhysAddr, PhysRange};
 
 use crate::pieces::{above, below};
@@ -222,7 +224,7 @@ impl Iterator for Free<'_> {
 }
 
 /// A sorted table of disjoint entries with a fixed capacity.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Entries {
     slots: [MemoryEntry; MAX_ENTRIES],
     len: usize,
@@ -270,5 +272,11 @@ impl Entries {
             }
         }
         self.len = kept;
+    }
+}
+
+impl fmt::Debug for Entries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_slice().fmt(f)
     }
 }

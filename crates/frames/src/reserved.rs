@@ -1,5 +1,7 @@
 //! The list of physical ranges that are in use.
 
+use core::fmt;
+
 use kspace_layout::{PhysAddr, PhysRange};
 
 use crate::MapError;
@@ -9,7 +11,7 @@ use crate::pieces::to_pages_outward;
 pub const MAX_RESERVATIONS: usize = 64;
 
 /// Sorted ranges of whole pages, no two of which touch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Reserved {
     slots: [PhysRange; MAX_RESERVATIONS],
     len: usize,
@@ -47,6 +49,12 @@ impl Reserved {
         self.len = self.len - (after - first) + 1;
         self.slots[first] = merged;
         Ok(())
+    }
+}
+
+impl fmt::Debug for Reserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_slice().fmt(f)
     }
 }
 

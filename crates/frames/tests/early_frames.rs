@@ -59,10 +59,16 @@ fn wrong_releases_are_refused_in_clear_words() {
     let first = frames.allocate().expect("a frame");
     assert_eq!(frames.release(first), Ok(()));
     assert_eq!(
-        frames.release(first).unwrap_err().to_string(),
+        frames.release(first),
+        Err(ReleaseError::NotHandedOut(first))
+    );
+    let (older, _newer) = (frames.allocate().expect("a frame"), frames.allocate());
+    assert_eq!(frames.release(older), Ok(()));
+    assert_eq!(
+        frames.release(older).unwrap_err().to_string(),
         "early frames: release of 0000000003fff000: it is free already; nothing was changed"
     );
-    for never in [0x1000, 0x3ffe, 0x5000, 0x10_0000] {
+    for never in [0x1000, 0x3ffd, 0x5000, 0x10_0000] {
         let never = Pfn::new(never);
         assert_eq!(
             frames.release(never),
@@ -74,14 +80,31 @@ fn wrong_releases_are_refused_in_clear_words() {
         "early frames: release of 0000000001000000: it was never handed out; nothing was changed"
     );
     let counts = frames.counts();
-    assert_eq!((counts.in_use, counts.free), (0, counts.total));
+    assert_eq!((counts.in_use, counts.free), (1, counts.total - 1));
+}
+
+#[test]
+fn what_is_released_newest_first_needs_no_list() {
+    let frames = EarlyFrames::new(&machine(), below_4_gib());
+    let mut taken: Vec<Pfn> = std::iter::from_fn(|| frames.allocate()).collect();
+    let all = taken.clone();
+    while let Some(frame) = taken.pop() {
+        assert_eq!(frames.release(frame), Ok(()));
+    }
+    let counts = frames.counts();
+    assert_eq!(
+        (counts.in_use, counts.free, counts.lost),
+        (0, counts.total, 0)
+    );
+    let again: Vec<Pfn> = std::iter::from_fn(|| frames.allocate()).collect();
+    assert_eq!(again, all);
 }
 
 #[test]
 fn a_full_list_loses_frames_and_counts_them() {
     let frames = EarlyFrames::new(&machine(), below_4_gib());
-    let taken: Vec<Pfn> = (0..513).map_while(|_| frames.allocate()).collect();
-    let (last, others) = taken.split_last().expect("513 frames");
+    let taken: Vec<Pfn> = (0..514).map_while(|_| frames.allocate()).collect();
+    let (last, others) = taken[..513].split_last().expect("514 frames");
     for frame in others {
         frames.release(*frame).expect("512 fit");
     }
@@ -92,7 +115,7 @@ fn a_full_list_loses_frames_and_counts_them() {
     let counts = frames.counts();
     assert_eq!(
         (counts.lost, counts.in_use, counts.free),
-        (1, 0, counts.total - 1)
+        (1, 1, counts.total - 2)
     );
 }
 

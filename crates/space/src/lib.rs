@@ -1,2 +1,19 @@
-//! (being written)
+//! A kernel's own address space on x86: the direct map, the kernel image, what is checked about them, and what a fault in them
+//! means.
+//!
+//! ```text
+//!   MemoryMap --> direct_map::plan --> direct_map::build --.
+//!                                                          +--> page tables --> verify: are they what layout and map say?
+//!   Layout ----> image::ImageMap ----> image::build -------'                    fault: why did this access fail?
+//! ```
+//!
+//! The crate decides *what* is mapped; how an entry looks is [`kspace_paging`]'s business, and where areas lie
+//! [`kspace_layout`]'s. It allocates nothing.
+
 #![no_std]
+
+pub mod direct_map;
+pub mod image;
+mod table_frames;
+
+pub use table_frames::TableFrames;
