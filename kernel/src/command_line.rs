@@ -88,13 +88,20 @@ impl fmt::Display for Rejected<'_> {
                 f,
                 "command line: \"{word}\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= halt provoke="
             ),
-            Self::BadSize(word, error) => write!(f, "command line: \"{word}\" was not used: {error}"),
+            Self::BadSize(word, error) => {
+                write!(f, "command line: \"{word}\" was not used: {error}")
+            }
             Self::UnknownProvocation(word) => {
                 write!(f, "command line: \"{word}\" was not used; provoke= knows")?;
-                Provocation::ALL.iter().try_for_each(|(name, _)| write!(f, " {name}"))
+                Provocation::ALL
+                    .iter()
+                    .try_for_each(|(name, _)| write!(f, " {name}"))
             }
             Self::NotText(offset) => {
-                write!(f, "command line: the word at byte {offset} is not UTF-8 and was not used")
+                write!(
+                    f,
+                    "command line: the word at byte {offset} is not UTF-8 and was not used"
+                )
             }
         }
     }
@@ -131,7 +138,8 @@ impl CommandLine {
             "halt" => self.halt = true,
             _ => {
                 if let Some(value) = word.strip_prefix("mem=") {
-                    let size = parse_size(value.as_bytes()).map_err(|error| Rejected::BadSize(word, error))?;
+                    let size = parse_size(value.as_bytes())
+                        .map_err(|error| Rejected::BadSize(word, error))?;
                     self.mem = Some(size);
                 } else if let Some(value) = word.strip_prefix("provoke=") {
                     let known = Provocation::ALL.iter().find(|(name, _)| *name == value);
@@ -195,6 +203,10 @@ mod tests {
         let (parsed, messages) = check(b"mem=64Q");
         assert_eq!(parsed.mem, None);
         assert_eq!(messages.len(), 1);
-        assert!(messages[0].starts_with("command line: \"mem=64Q\" was not used: "), "{}", messages[0]);
+        assert!(
+            messages[0].starts_with("command line: \"mem=64Q\" was not used: "),
+            "{}",
+            messages[0]
+        );
     }
 }

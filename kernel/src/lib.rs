@@ -21,4 +21,10 @@ pub mod log;
 pub mod start_info;
 
 #[cfg(target_os = "none")]
-pub mod arch;
+mod address_space;
+#[cfg(target_os = "none")]
+mod arch;
+#[cfg(target_os = "none")]
+mod panic;
+#[cfg(target_os = "none")]
+mod report;

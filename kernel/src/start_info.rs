@@ -141,7 +141,10 @@ impl StartInfo {
             return Err(StartInfoError::EntryCount { entries });
         }
         let map = u64_at(&bytes, 40);
-        let unreadable = StartInfoError::Unreadable { what: "memory map", at: map };
+        let unreadable = StartInfoError::Unreadable {
+            what: "memory map",
+            at: map,
+        };
         let memory_map = PhysAddr::try_new(map).map_err(|_| unreadable)?;
         let last = memory_map.checked_add(u64::from(entries) * ENTRY_BYTES - 1);
         // One byte of either end shows that the map can be read; the entries between are read when they are asked for.
@@ -172,7 +175,9 @@ impl StartInfo {
     /// Where the loader says the ACPI RSDP is; `None` when it says nothing, or nothing that is an address.
     #[must_use]
     pub fn rsdp(&self) -> Option<PhysAddr> {
-        PhysAddr::try_new(self.rsdp).ok().filter(|address| address.as_u64() != 0)
+        PhysAddr::try_new(self.rsdp)
+            .ok()
+            .filter(|address| address.as_u64() != 0)
     }
 
     /// The memory map, entry by entry, as the loader wrote it.
@@ -206,7 +211,10 @@ impl StartInfo {
             return Ok(&[]);
         }
         let at = self.command_line;
-        let unreadable = StartInfoError::Unreadable { what: "command line", at };
+        let unreadable = StartInfoError::Unreadable {
+            what: "command line",
+            at,
+        };
         let start = PhysAddr::try_new(at).map_err(|_| unreadable)?;
         for index in 0..MAX_COMMAND_LINE {
             let byte = start.checked_add(index as u64).map_err(|_| unreadable)?;
@@ -228,7 +236,10 @@ impl StartInfo {
             let bytes = start.as_u64() - first.as_u64() + size;
             PhysRange::try_new(first, bytes.next_multiple_of(FRAME_SIZE)).ok()
         };
-        [page_range(self.at, 56), page_range(self.memory_map, u64::from(self.entries) * ENTRY_BYTES)]
+        [
+            page_range(self.at, 56),
+            page_range(self.memory_map, u64::from(self.entries) * ENTRY_BYTES),
+        ]
     }
 }
 
@@ -240,7 +251,11 @@ fn read_at(
 ) -> Result<PhysAddr, StartInfoError> {
     let unreadable = StartInfoError::Unreadable { what, at };
     let start = PhysAddr::try_new(at).map_err(|_| unreadable)?;
-    if at == 0 || !memory.read(start, buffer) { Err(unreadable) } else { Ok(start) }
+    if at == 0 || !memory.read(start, buffer) {
+        Err(unreadable)
+    } else {
+        Ok(start)
+    }
 }
 
 fn u32_at(bytes: &[u8], offset: usize) -> u32 {

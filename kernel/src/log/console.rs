@@ -16,7 +16,10 @@ struct Log {
     per_second: Option<NonZeroU64>,
 }
 
-static LOG: Mutex<Log> = Mutex::new(Log { ring: Ring::new(), per_second: None });
+static LOG: Mutex<Log> = Mutex::new(Log {
+    ring: Ring::new(),
+    per_second: None,
+});
 
 /// Tells the log the rate of the counter behind [`arch::ticks_since_entry`].
 pub fn set_ticks_per_second(rate: NonZeroU64) {
@@ -29,12 +32,19 @@ pub fn set_ticks_per_second(rate: NonZeroU64) {
 /// serial port only.
 pub fn write_record(arguments: fmt::Arguments<'_>) {
     let ticks = arch::ticks_since_entry();
-    let mut line = Line { bytes: [0; MAX_TEXT], length: 0 };
+    let mut line = Line {
+        bytes: [0; MAX_TEXT],
+        length: 0,
+    };
     // A line that does not fit is cut by `Line`, which never fails.
     let _ = line.write_fmt(arguments);
     let mut log = LOG.try_lock();
     let per_second = log.as_ref().and_then(|log| log.per_second);
-    arch::write_console(format_args!("{}{}\n", Stamp { ticks, per_second }, line.text()));
+    arch::write_console(format_args!(
+        "{}{}\n",
+        Stamp { ticks, per_second },
+        line.text()
+    ));
     if let Some(log) = &mut log {
         log.ring.push(ticks, line.text());
     }

@@ -57,7 +57,12 @@ impl<const N: usize> Ring<N> {
     #[must_use]
     pub const fn new() -> Self {
         let () = Self::FITS_ONE_RECORD;
-        Self { bytes: [0; N], tail: 0, head: 0, dropped: 0 }
+        Self {
+            bytes: [0; N],
+            tail: 0,
+            head: 0,
+            dropped: 0,
+        }
     }
 
     /// Adds a record, dropping the oldest ones until it fits.
@@ -103,7 +108,11 @@ impl<const N: usize> Ring<N> {
         let byte = |offset: usize| self.bytes[((at + offset as u64) % N as u64) as usize];
         let ticks = u64::from_le_bytes(core::array::from_fn(byte));
         let length = u16::from_le_bytes(core::array::from_fn(|index| byte(8 + index))) as usize;
-        let mut record = Record { ticks, text: [0; MAX_TEXT], length };
+        let mut record = Record {
+            ticks,
+            text: [0; MAX_TEXT],
+            length,
+        };
         for (index, place) in record.text[..length].iter_mut().enumerate() {
             *place = byte(HEADER + index);
         }
@@ -120,7 +129,9 @@ mod tests {
     use super::*;
 
     fn read<const N: usize>(ring: &Ring<N>) -> Vec<(u64, String)> {
-        ring.records().map(|record| (record.ticks, record.text().to_string())).collect()
+        ring.records()
+            .map(|record| (record.ticks, record.text().to_string()))
+            .collect()
     }
 
     #[test]

@@ -34,7 +34,10 @@ mod tests {
     use super::*;
 
     fn check(ticks: u64, per_second: u64, expected: &str) {
-        let stamp = Stamp { ticks, per_second: NonZeroU64::new(per_second) };
+        let stamp = Stamp {
+            ticks,
+            per_second: NonZeroU64::new(per_second),
+        };
         assert_eq!(stamp.to_string(), expected);
     }
 

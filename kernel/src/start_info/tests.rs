@@ -14,11 +14,18 @@ struct Window {
 
 impl PhysBytes for Window {
     fn read(&self, at: PhysAddr, buffer: &mut [u8]) -> bool {
-        let Some(offset) = at.as_u64().checked_sub(self.base) else { return false };
-        let Some(source) = usize::try_from(offset).ok().and_then(|start| self.bytes.get(start..)) else {
+        let Some(offset) = at.as_u64().checked_sub(self.base) else {
             return false;
         };
-        let Some(source) = source.get(..buffer.len()) else { return false };
+        let Some(source) = usize::try_from(offset)
+            .ok()
+            .and_then(|start| self.bytes.get(start..))
+        else {
+            return false;
+        };
+        let Some(source) = source.get(..buffer.len()) else {
+            return false;
+        };
         buffer.copy_from_slice(source);
         true
     }
@@ -29,7 +36,8 @@ const BASE: u64 = 0x6000;
 /// A sound start info at 6000, its command line at 6100, its map of two entries at 6200.
 fn sound() -> Window {
     let mut bytes = vec![0; 0x1000];
-    let mut put = |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
+    let mut put =
+        |offset: usize, value: &[u8]| bytes[offset..offset + value.len()].copy_from_slice(value);
     put(0, &0x336e_c578u32.to_le_bytes());
     put(4, &1u32.to_le_bytes());
     put(24, &(BASE + 0x100).to_le_bytes());
@@ -53,7 +61,9 @@ fn with(offset: usize, value: &[u8]) -> Window {
 }
 
 fn message(window: &Window, at: u64) -> std::string::String {
-    StartInfo::read(window, at).expect_err("this start info is broken").to_string()
+    StartInfo::read(window, at)
+        .expect_err("this start info is broken")
+        .to_string()
 }
 
 #[test]
@@ -62,13 +72,25 @@ fn a_sound_start_info_is_read_whole() {
     let info = StartInfo::read(&window, BASE).unwrap();
     assert_eq!(info.version(), 1);
     assert_eq!(info.rsdp(), Some(PhysAddr::new(0xf_5940)));
-    let map: Vec<_> = info.memory_map(&window).map(|entry| (entry.start, entry.size, entry.kind)).collect();
+    let map: Vec<_> = info
+        .memory_map(&window)
+        .map(|entry| (entry.start, entry.size, entry.kind))
+        .collect();
     assert_eq!(map, [(0, 0x9_fc00, 1), (0x10_0000, 0x3f00_0000, 1)]);
     let mut buffer = [0; MAX_COMMAND_LINE];
-    assert_eq!(info.command_line(&window, &mut buffer).unwrap(), b"nokaslr mem=64M");
+    assert_eq!(
+        info.command_line(&window, &mut buffer).unwrap(),
+        b"nokaslr mem=64M"
+    );
     let pages = info.pages();
-    assert_eq!(pages[0].unwrap().to_string(), "0000000000006000-0000000000006fff");
-    assert_eq!(pages[1].unwrap().to_string(), "0000000000006000-0000000000006fff");
+    assert_eq!(
+        pages[0].unwrap().to_string(),
+        "0000000000006000-0000000000006fff"
+    );
+    assert_eq!(
+        pages[1].unwrap().to_string(),
+        "0000000000006000-0000000000006fff"
+    );
 }
 
 #[test]
@@ -127,15 +149,22 @@ fn a_command_line_may_be_absent_wild_or_endless() {
     let wild = with(24, &0x1234_5678_9abcu64.to_le_bytes());
     let info = StartInfo::read(&wild, BASE).unwrap();
     assert_eq!(
-        info.command_line(&wild, &mut buffer).unwrap_err().to_string(),
+        info.command_line(&wild, &mut buffer)
+            .unwrap_err()
+            .to_string(),
         "start info: the loader puts the command line at 0000123456789abc, where nothing can be read in the first 4 GiB; \
          boot with a PVH loader (QEMU: -kernel)"
     );
 
     let endless = with(0x100, &[b'a'; 0xf00]);
-    let info = StartInfo { command_line: BASE + 0x300, ..StartInfo::read(&sound(), BASE).unwrap() };
+    let info = StartInfo {
+        command_line: BASE + 0x300,
+        ..StartInfo::read(&sound(), BASE).unwrap()
+    };
     assert_eq!(
-        info.command_line(&endless, &mut buffer).unwrap_err().to_string(),
+        info.command_line(&endless, &mut buffer)
+            .unwrap_err()
+            .to_string(),
         "start info: the command line at 0000000000006300 has no end within 2048 bytes; shorten it"
     );
 }

@@ -1,7 +1,8 @@
 //! The time-stamp counter, and its rate measured against the 8254 timer while the kernel builds its tables.
 //!
 //! Channel 2 of the timer is started at entry and read once the tables stand: the work in between is the measurement, so
-//! that calibration costs no waiting. One-shot mode says whether the count has run out in the meantime.
+//! that calibration costs no waiting. One-shot mode says whether the count has run out in the meantime (a slow console does
+//! that); then a short measurement is made for its own sake.
 
 use core::arch::x86_64::_rdtsc;
 use core::num::NonZeroU64;
@@ -13,8 +14,8 @@ use x86_64::instructions::port::Port;
 const TIMER_HZ: u64 = 1_193_182;
 /// The counter's first value, and the longest time it measures: 54.9 ms.
 const FULL_COUNT: u16 = 0xffff;
-/// Fewer timer ticks than this (0.1 ms) would give a rate worse than one percent.
-const ENOUGH_TICKS: u64 = 120;
+/// Fewer timer ticks than this (1 ms) would give a rate worse than a tenth of a percent.
+const ENOUGH_TICKS: u64 = 1194;
 
 static ENTRY: AtomicU64 = AtomicU64::new(0);
 static TIMER_STARTED: AtomicU64 = AtomicU64::new(0);
@@ -34,8 +35,15 @@ pub fn ticks_since_entry() -> u64 {
 /// Remembers the counter at entry and starts the timer.
 pub fn start(entry_ticks: u64) {
     ENTRY.store(entry_ticks, Ordering::Relaxed);
-    let (mut gate, mut command, mut channel2) =
-        (Port::<u8>::new(0x61), Port::<u8>::new(0x43), Port::<u8>::new(0x42));
+    start_timer();
+}
+
+fn start_timer() {
+    let (mut gate, mut command, mut channel2) = (
+        Port::<u8>::new(0x61),
+        Port::<u8>::new(0x43),
+        Port::<u8>::new(0x42),
+    );
     // SAFETY: ports of the PC's timer; channel 2 drives only the speaker, which bit 1 of port 61h keeps off.
     unsafe {
         let value = gate.read();
@@ -48,11 +56,19 @@ pub fn start(entry_ticks: u64) {
     TIMER_STARTED.store(ticks(), Ordering::Relaxed);
 }
 
-/// Ticks per second, measured since [`start`]. Waits at most a tenth of a millisecond, when hardly any time has passed.
-/// `None` when the timer has run out or does not count.
+/// Ticks per second, measured since [`start`]; waits a millisecond where that measurement is too short or the timer has run
+/// out. `None` when the timer does not count.
 pub fn measure() -> Option<NonZeroU64> {
+    rate_so_far().or_else(|| {
+        start_timer();
+        rate_so_far()
+    })
+}
+
+fn rate_so_far() -> Option<NonZeroU64> {
     let started = TIMER_STARTED.load(Ordering::Relaxed);
-    for _ in 0..10_000 {
+    // Each round reads three ports, about a microsecond each: enough rounds for any timer that counts at all.
+    for _ in 0..100_000 {
         let passed = passed_timer_ticks()?;
         let now = ticks();
         if passed >= ENOUGH_TICKS {
@@ -65,8 +81,11 @@ pub fn measure() -> Option<NonZeroU64> {
 
 /// How far channel 2 has counted down; `None` once it has run out.
 fn passed_timer_ticks() -> Option<u64> {
-    let (mut gate, mut command, mut channel2) =
-        (Port::<u8>::new(0x61), Port::<u8>::new(0x43), Port::<u8>::new(0x42));
+    let (mut gate, mut command, mut channel2) = (
+        Port::<u8>::new(0x61),
+        Port::<u8>::new(0x43),
+        Port::<u8>::new(0x42),
+    );
     // SAFETY: reading and latching the timer changes nothing that anyone else uses.
     let (output, count) = unsafe {
         command.write(0b1000_0000);

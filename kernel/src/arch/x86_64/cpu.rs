@@ -1,12 +1,13 @@
 //! What this CPU can do, and the few control bits that paging needs.
 
-use kspace_layout::PageSize;
+use kspace_layout::PhysAddr;
+use kspace_paging::Pat;
 use raw_cpuid::CpuId;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
-/// `IA32_PAT` (Intel SDM vol. 4, table 2-2).
-const PAT_MSR: u32 = 0x277;
+/// `IA32_APIC_BASE` (Intel SDM vol. 4, table 2-2).
+const APIC_BASE_MSR: u32 = 0x1b;
 
 /// What CPUID says about paging.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +20,8 @@ pub struct Features {
     pub global_pages: bool,
     /// A hardware random number generator (CPUID 1, ECX bit 30).
     pub rdrand: bool,
+    /// A local APIC (CPUID 1, EDX bit 9).
+    pub local_apic: bool,
     /// Bits of a physical address (CPUID 80000008h, EAX bits 0 to 7).
     pub phys_bits: u8,
 }
@@ -31,18 +34,16 @@ impl Features {
         let extended = cpuid.get_extended_processor_and_feature_identifiers();
         let capacity = cpuid.get_processor_capacity_feature_info();
         Self {
-            la57: cpuid.get_extended_feature_info().is_some_and(|leaf| leaf.has_la57()),
+            la57: cpuid
+                .get_extended_feature_info()
+                .is_some_and(|leaf| leaf.has_la57()),
             gigabyte_pages: extended.is_some_and(|leaf| leaf.has_1gib_pages()),
             global_pages: basic.as_ref().is_some_and(|leaf| leaf.has_pge()),
             rdrand: basic.as_ref().is_some_and(|leaf| leaf.has_rdrand()),
+            local_apic: basic.as_ref().is_some_and(|leaf| leaf.has_apic()),
             // 36 is what a CPU without the leaf has (Intel SDM vol. 3, section 5.1.4).
             phys_bits: capacity.map_or(36, |leaf| leaf.physical_address_bits()),
         }
-    }
-
-    /// The largest page of this CPU.
-    pub const fn largest_page(&self) -> PageSize {
-        if self.gigabyte_pages { PageSize::Size1G } else { PageSize::Size2M }
     }
 }
 
@@ -55,13 +56,23 @@ impl Features {
 pub unsafe fn prepare_paging(features: &Features) {
     // SAFETY: every memory type in the value is defined (SDM vol. 3, table 13-10), and the caller says that no mapping is in
     // use whose type would change under it.
-    unsafe { Msr::new(PAT_MSR).write(kspace_paging::PAT_MSR_VALUE) };
+    unsafe { Msr::new(Pat::MSR).write(Pat::LINUX.msr()) };
     // SAFETY: WP only takes rights away; the early tables map everything writable.
     unsafe { Cr0::update(|flags| *flags |= Cr0Flags::WRITE_PROTECT) };
     if features.global_pages {
         // SAFETY: CPUID says that the bit exists; the early tables have no global entry that could stay behind.
         unsafe { Cr4::update(|flags| *flags |= Cr4Flags::PAGE_GLOBAL) };
     }
+}
+
+/// Where the registers of the local APIC are, from `IA32_APIC_BASE` bits 12 to 51 (Intel SDM vol. 3, section 12.4.4).
+pub fn local_apic(features: &Features) -> Option<PhysAddr> {
+    if !features.local_apic {
+        return None;
+    }
+    // SAFETY: a CPU that reports an APIC has the register, and reading it changes nothing.
+    let base = unsafe { Msr::new(APIC_BASE_MSR).read() };
+    PhysAddr::try_new(base & 0x000f_ffff_ffff_f000).ok()
 }
 
 /// One number from RDRAND; `None` when the generator fails ten times in a row, as the SDM advises to treat as absent

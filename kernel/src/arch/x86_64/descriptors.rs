@@ -19,7 +19,7 @@ use x86_64::instructions::tables::{lgdt, lidt, load_tss};
 use x86_64::structures::DescriptorTablePointer;
 use x86_64::structures::gdt::SegmentSelector;
 
-use super::traps;
+use super::traps::{self, InterruptStacks};
 
 /// Selector of the kernel's code segment.
 pub const KERNEL_CODE: u16 = 0x08;
@@ -77,7 +77,7 @@ pub unsafe fn load(gdt: Place, tss: Place, idt: Place, stacks: StackTops) {
     unsafe {
         write_tss(tss.written_at, stacks);
         write_gdt(gdt.written_at, tss.used_at);
-        traps::write_idt(idt.written_at);
+        traps::write_idt(idt.written_at, InterruptStacks::FromTss);
     }
     let pointer = |base: u64, limit: u16| DescriptorTablePointer {
         limit,
@@ -105,7 +105,13 @@ unsafe fn write_gdt(gdt: *mut u64, tss: VirtAddr) {
     // base 31:24 at 56, base 63:32 in the second half.
     let low = limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
     // The accessed bits are set from the start: the CPU would otherwise write to a table that is read-only.
-    let entries = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, low, base >> 32];
+    let entries = [
+        0,
+        0x00af_9b00_0000_ffff,
+        0x00cf_9300_0000_ffff,
+        low,
+        base >> 32,
+    ];
     for (index, entry) in entries.into_iter().enumerate() {
         // SAFETY: five entries are within the page.
         unsafe { gdt.add(index).write(entry) };
@@ -120,13 +126,24 @@ unsafe fn write_tss(tss: *mut u64, stacks: StackTops) {
     let interrupt_stack = |stack: InterruptStack| 0x24 + 8 * (stack as usize - 1);
     let fields = [
         (0x04, stacks.entry),
-        (interrupt_stack(InterruptStack::DoubleFault), stacks.double_fault),
+        (
+            interrupt_stack(InterruptStack::DoubleFault),
+            stacks.double_fault,
+        ),
         (interrupt_stack(InterruptStack::Nmi), stacks.nmi),
-        (interrupt_stack(InterruptStack::MachineCheck), stacks.machine_check),
+        (
+            interrupt_stack(InterruptStack::MachineCheck),
+            stacks.machine_check,
+        ),
     ];
     for (offset, value) in fields {
         // SAFETY: within the TSS; its 64-bit fields are only 4-byte aligned.
-        unsafe { bytes.add(offset).cast::<u64>().write_unaligned(value.as_u64()) };
+        unsafe {
+            bytes
+                .add(offset)
+                .cast::<u64>()
+                .write_unaligned(value.as_u64())
+        };
     }
     // The I/O map lies past the limit: there is none.
     // SAFETY: within the TSS.
@@ -150,7 +167,7 @@ unsafe fn reload_segments() {
             "mov ss, {data:x}",
             code = const KERNEL_CODE,
             data = in(reg) u32::from(KERNEL_DATA),
-            scratch = lateout(reg) _,
+            scratch = out(reg) _,
         );
     }
 }

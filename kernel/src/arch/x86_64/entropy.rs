@@ -36,9 +36,15 @@ impl Entropy {
         if features.rdrand
             && let Some(state) = cpu::rdrand()
         {
-            return Self { source: Source::Rdrand, state };
+            return Self {
+                source: Source::Rdrand,
+                state,
+            };
         }
-        Self { source: Source::TimeAndMap, state: seed ^ clock::ticks() }
+        Self {
+            source: Source::TimeAndMap,
+            state: seed ^ clock::ticks(),
+        }
     }
 
     /// Where the numbers come from.

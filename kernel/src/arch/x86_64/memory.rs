@@ -29,7 +29,10 @@ impl Window {
     ///
     /// The early tables must be in use for as long as the window is.
     pub const unsafe fn identity() -> Self {
-        Self { base: 0, end: IDENTITY_END }
+        Self {
+            base: 0,
+            end: IDENTITY_END,
+        }
     }
 
     /// RAM through the direct map of `layout`; `None` for a layout without one.
@@ -39,7 +42,10 @@ impl Window {
     /// The direct map must be built and its tables in use for as long as the window is.
     pub unsafe fn direct_map(layout: &Layout) -> Option<Self> {
         let base = layout.phys_to_virt(PhysAddr::ZERO).ok()?.as_u64();
-        Some(Self { base, end: layout.direct_mapped()?.end_u64() })
+        Some(Self {
+            base,
+            end: layout.direct_mapped()?.end_u64(),
+        })
     }
 
     /// Where `size` bytes from `phys` on can be reached; `None` when they do not lie in the window.
@@ -62,7 +68,9 @@ unsafe impl PhysMemory for Window {
 
 impl PhysBytes for Window {
     fn read(&self, at: PhysAddr, buffer: &mut [u8]) -> bool {
-        let Some(pointer) = self.pointer(at, buffer.len() as u64) else { return false };
+        let Some(pointer) = self.pointer(at, buffer.len() as u64) else {
+            return false;
+        };
         for (index, byte) in buffer.iter_mut().enumerate() {
             // SAFETY: inside the window. Volatile, because a loader and not Rust wrote it; a place without memory reads as
             // something, and the reader checks what it gets.

@@ -5,6 +5,7 @@ mod clock;
 mod console;
 mod cpu;
 mod descriptors;
+mod entropy;
 mod leave;
 mod memory;
 mod provoke;
@@ -12,3 +13,4 @@ mod traps;
 
 pub use clock::ticks_since_entry;
 pub use console::write_console;
+pub use leave::{Outcome, leave};

@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use kspace_layout::{AreaKind, Layout, VirtAddr};
+use kspace_layout::{AreaKind, EntryPart, EntryStack, Layout, VirtAddr};
 
 use crate::command_line::Provocation;
 use crate::info;
@@ -36,9 +36,11 @@ pub fn provoke(provocation: Provocation, layout: &Layout, hole_in_ram: Option<Vi
             info!("provoke: recursed {} bytes deep", overflow(0));
         }
         Provocation::GuardPage => {
-            if let Some(guard) = super::stacks::double_fault_guard(layout) {
-                read(guard.last().as_u64() - 7);
-            }
+            let part = EntryPart::Stack(EntryStack::DoubleFault);
+            let guard = layout.cpu_entry().and_then(|area| area.guard(0, part));
+            guard
+                .into_iter()
+                .for_each(|guard| read(guard.last().as_u64() - 7));
         }
         Provocation::Vmalloc => start_of(AreaKind::Vmalloc).into_iter().for_each(read),
         Provocation::DirectMapHole => hole_in_ram.into_iter().for_each(|hole| read(hole.as_u64())),
@@ -53,7 +55,9 @@ fn read(address: u64) {
     info!("provoke: reading {address:016x}");
     // SAFETY: the load either faults, which ends the boot, or its result is thrown away. It is assembly so that the compiler
     // cannot know, or rely on, what is there.
-    unsafe { asm!("mov {scratch}, [{address}]", address = in(reg) address, scratch = out(reg) _, options(readonly, nostack)) };
+    unsafe {
+        asm!("mov {scratch}, [{address}]", address = in(reg) address, scratch = out(reg) _, options(readonly, nostack))
+    };
 }
 
 fn write(address: u64) {
@@ -74,5 +78,9 @@ fn execute(address: u64) {
 #[inline(never)]
 fn overflow(depth: u64) -> u64 {
     let page = core::hint::black_box([depth; 64]);
-    if depth == u64::MAX { 0 } else { overflow(depth + 512) + (core::hint::black_box(page)[0] & 1) }
+    if depth == u64::MAX {
+        0
+    } else {
+        overflow(depth + 512) + (core::hint::black_box(page)[0] & 1)
+    }
 }

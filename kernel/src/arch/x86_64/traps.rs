@@ -4,8 +4,12 @@
 
 use core::arch::global_asm;
 
+use spin::{Mutex, Once};
+use x86_64::instructions::tables::lidt;
 use x86_64::registers::control::Cr2;
+use x86_64::structures::DescriptorTablePointer;
 
+use super::boot::Handoff;
 use super::descriptors::{InterruptStack, KERNEL_CODE};
 use super::leave::{self, Outcome};
 use crate::info;
@@ -35,7 +39,8 @@ pub struct TrapFrame {
 
 /// Names of `TrapFrame::registers`, in the order of the pushes reversed.
 const REGISTER_NAMES: [&str; 15] = [
-    "r15", "r14", "r13", "r12", "r11", "r10", "r9", "r8", "rbp", "rdi", "rsi", "rdx", "rcx", "rbx", "rax",
+    "r15", "r14", "r13", "r12", "r11", "r10", "r9", "r8", "rbp", "rdi", "rsi", "rdx", "rcx", "rbx",
+    "rax",
 ];
 
 // Each stub is 16 bytes, so that the address of stub N is arithmetic. Vectors 8, 10 to 14, 17, 21, 29 and 30 push an error code
@@ -90,16 +95,46 @@ unsafe extern "C" {
     static trap_stubs: [[u8; 16]; VECTORS];
 }
 
+/// Whether gates may name interrupt stacks: only with a TSS that has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterruptStacks {
+    /// Every fault stays on the stack it interrupted.
+    None,
+    /// #DF, NMI and #MC have their own.
+    FromTss,
+}
+
+/// The IDT of the first stage.
+static EARLY_IDT: Mutex<[u64; 2 * VECTORS]> = Mutex::new([0; 2 * VECTORS]);
+
+/// Catches faults during the first stage.
+///
+/// # Safety
+///
+/// The GDT in use must have 64-bit code at [`KERNEL_CODE`].
+pub unsafe fn load_early() {
+    let mut idt = EARLY_IDT.lock();
+    // SAFETY: the table has room for the gates, and no CPU uses it yet.
+    unsafe { write_idt(idt.as_mut_ptr(), InterruptStacks::None) };
+    let pointer = DescriptorTablePointer {
+        limit: (size_of_val(&*idt) - 1) as u16,
+        base: x86_64::VirtAddr::from_ptr(idt.as_ptr()),
+    };
+    // SAFETY: the gates are complete, and the table is static.
+    unsafe { lidt(&pointer) };
+}
+
 /// Writes gates for the architecture's vectors; all others stay absent.
 ///
 /// # Safety
 ///
-/// `idt` must point at a writable page that no CPU uses as its IDT yet, or uses with the same contents.
-pub unsafe fn write_idt(idt: *mut u64) {
+/// `idt` must point at room for the gates of all vectors, writable, that no CPU uses as its IDT yet, or uses with the same contents.
+pub unsafe fn write_idt(idt: *mut u64, stacks: InterruptStacks) {
     for vector in 0..VECTORS {
         // SAFETY: only the address is taken; the stubs are code.
         let stub = unsafe { &raw const trap_stubs[vector] } as u64;
         let stack = match vector as u64 {
+            _ if stacks == InterruptStacks::None => 0,
             VECTOR_DOUBLE_FAULT => InterruptStack::DoubleFault as u64,
             VECTOR_NMI => InterruptStack::Nmi as u64,
             VECTOR_MACHINE_CHECK => InterruptStack::MachineCheck as u64,
@@ -120,6 +155,20 @@ pub unsafe fn write_idt(idt: *mut u64) {
     }
 }
 
+static EXPLAINED_WITH: Once<&'static Handoff> = Once::new();
+
+/// From now on faults are explained in the words of this layout.
+pub fn explain_with(handoff: &'static Handoff) {
+    EXPLAINED_WITH.call_once(|| handoff);
+}
+
+fn describe(frame: &TrapFrame, address: u64) {
+    info!(
+        "fault: vector {} at {:016x} address {address:016x}",
+        frame.vector, frame.instruction
+    );
+}
+
 /// Called by the stubs. Says what happened and ends the boot.
 extern "C" fn handle_trap(frame: &TrapFrame) -> ! {
     let address = Cr2::read_raw();
@@ -132,11 +181,18 @@ extern "C" fn handle_trap(frame: &TrapFrame) -> ! {
 fn print_registers(frame: &TrapFrame) {
     info!(
         "  rip {:016x} cs {:04x} rflags {:08x} rsp {:016x} ss {:04x} error {:04x}",
-        frame.instruction, frame.code_segment, frame.flags, frame.stack, frame.stack_segment, frame.error_code
+        frame.instruction,
+        frame.code_segment,
+        frame.flags,
+        frame.stack,
+        frame.stack_segment,
+        frame.error_code
     );
     let mut names = REGISTER_NAMES.iter().zip(&frame.registers);
     while let Some((name, value)) = names.next() {
-        let (Some(second), Some(third)) = (names.next(), names.next()) else { break };
+        let (Some(second), Some(third)) = (names.next(), names.next()) else {
+            break;
+        };
         info!(
             "  {name:>3} {value:016x} {:>3} {:016x} {:>3} {:016x}",
             second.0, second.1, third.0, third.1

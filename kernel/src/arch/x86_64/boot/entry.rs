@@ -25,7 +25,7 @@ global_asm!(
     .long 18
     .asciz "Xen"
     .balign 4
-    .quad pvh_entry - image_start + image_load_address
+    .quad pvh_entry_physical
     .popsection
 
     .pushsection .init.text, "ax", @progbits
@@ -36,145 +36,144 @@ pvh_entry:
     cld
     // There is no stack, and the start info (EBX) may be a wild pointer. Four bytes of conventional memory are borrowed
     // for the one call that tells where this code runs, and given back.
-    mov eax, dword ptr [0x7ffc]
-    mov esp, 0x8000
+    movl 0x7ffc, %eax
+    movl $0x8000, %esp
     call 1f
-1:  pop ebp
-    mov dword ptr [0x7ffc], eax
+1:  popl %ebp
+    movl %eax, 0x7ffc
     // EBP: the load address of label 1; every other address is a distance from it.
-    lea esp, [ebp + early_stack_end - 1b]
+    leal (early_stack_end - 1b)(%ebp), %esp
 
     rdtsc
-    mov dword ptr [ebp + entry_ticks - 1b], eax
-    mov dword ptr [ebp + entry_ticks + 4 - 1b], edx
-    mov dword ptr [ebp + start_info_address - 1b], ebx
+    movl %eax, (entry_ticks - 1b)(%ebp)
+    movl %edx, (entry_ticks + 4 - 1b)(%ebp)
+    movl %ebx, (start_info_address - 1b)(%ebp)
 
     // --- What the CPU must have. CPUID 1: PSE is EDX bit 3, PAE bit 6. CPUID 80000001h: NX is EDX bit 20, LM bit 29.
-    mov eax, 0x80000000
+    movl $0x80000000, %eax
     cpuid
-    cmp eax, 0x80000001
+    cmpl $0x80000001, %eax
     jb no_long_mode
-    mov eax, 0x80000001
+    movl $0x80000001, %eax
     cpuid
-    bt edx, 29
+    btl $29, %edx
     jnc no_long_mode
-    bt edx, 20
+    btl $20, %edx
     jnc no_nx
-    mov eax, 1
+    movl $1, %eax
     cpuid
-    bt edx, 3
+    btl $3, %edx
     jnc no_pse
-    bt edx, 6
+    btl $6, %edx
     jnc no_pae
 
     // --- Early tables: PML4[0] -> PDPT[0..4] -> four page directories of 2 MiB pages over 0..4 GiB.
-    lea edi, [ebp + early_pml4 - 1b]
-    lea eax, [ebp + early_pdpt - 1b]
-    or  eax, 3
-    mov dword ptr [edi], eax
-    lea edi, [ebp + early_pdpt - 1b]
-    lea eax, [ebp + early_page_directories - 1b]
-    or  eax, 3
-    mov ecx, 4
-2:  mov dword ptr [edi], eax
-    add eax, 4096
-    add edi, 8
-    dec ecx
+    leal (early_pml4 - 1b)(%ebp), %edi
+    leal (early_pdpt - 1b)(%ebp), %eax
+    orl $3, %eax
+    movl %eax, (%edi)
+    leal (early_pdpt - 1b)(%ebp), %edi
+    leal (early_page_directories - 1b)(%ebp), %eax
+    orl $3, %eax
+    movl $4, %ecx
+2:  movl %eax, (%edi)
+    addl $4096, %eax
+    addl $8, %edi
+    decl %ecx
     jnz 2b
-    lea edi, [ebp + early_page_directories - 1b]
-    mov eax, 0x83
-    mov ecx, 2048
-3:  mov dword ptr [edi], eax
-    add eax, 0x200000
-    add edi, 8
-    dec ecx
+    leal (early_page_directories - 1b)(%ebp), %edi
+    movl $0x83, %eax
+    movl $2048, %ecx
+3:  movl %eax, (%edi)
+    addl $0x200000, %eax
+    addl $8, %edi
+    decl %ecx
     jnz 3b
 
     // --- Long mode: CR4.PAE, CR3, EFER.LME and NXE (bits 8, 11), CR0.WP and PG (bits 16, 31).
-    mov eax, cr4
-    or  eax, 1 << 5
-    mov cr4, eax
-    lea eax, [ebp + early_pml4 - 1b]
-    mov cr3, eax
-    mov ecx, 0xc0000080
+    movl %cr4, %eax
+    orl $(1 << 5), %eax
+    movl %eax, %cr4
+    leal (early_pml4 - 1b)(%ebp), %eax
+    movl %eax, %cr3
+    movl $0xc0000080, %ecx
     rdmsr
-    or  eax, (1 << 8) | (1 << 11)
+    orl $((1 << 8) | (1 << 11)), %eax
     wrmsr
-    mov eax, cr0
-    or  eax, (1 << 31) | (1 << 16) | 1
-    mov cr0, eax
+    movl %cr0, %eax
+    orl $((1 << 31) | (1 << 16) | 1), %eax
+    movl %eax, %cr0
 
-    lea eax, [ebp + early_gdt - 1b]
-    mov dword ptr [ebp + early_gdt_pointer + 2 - 1b], eax
-    lgdt [ebp + early_gdt_pointer - 1b]
-    push 0x08
-    lea eax, [ebp + long_mode - 1b]
-    push eax
-    retf
+    leal (early_gdt - 1b)(%ebp), %eax
+    movl %eax, (early_gdt_pointer + 2 - 1b)(%ebp)
+    lgdt (early_gdt_pointer - 1b)(%ebp)
+    pushl $0x08
+    leal (long_mode - 1b)(%ebp), %eax
+    pushl %eax
+    lret
 
     // --- Refusals. The text goes out on COM1, whose divisor a firmware may have left unset: 115200 8N1 first.
 no_long_mode:
-    lea esi, [ebp + text_no_long_mode - 1b]
+    leal (text_no_long_mode - 1b)(%ebp), %esi
     jmp refuse
 no_nx:
-    lea esi, [ebp + text_no_nx - 1b]
+    leal (text_no_nx - 1b)(%ebp), %esi
     jmp refuse
 no_pse:
-    lea esi, [ebp + text_no_pse - 1b]
+    leal (text_no_pse - 1b)(%ebp), %esi
     jmp refuse
 no_pae:
-    lea esi, [ebp + text_no_pae - 1b]
+    leal (text_no_pae - 1b)(%ebp), %esi
 refuse:
-    mov dx, 0x3fb
-    mov al, 0x80
-    out dx, al
-    mov dx, 0x3f8
-    mov al, 1
-    out dx, al
-    mov dx, 0x3f9
-    xor al, al
-    out dx, al
-    mov dx, 0x3fb
-    mov al, 3
-    out dx, al
-4:  mov dx, 0x3fd
-    in  al, dx
-    test al, 0x20
+    movw $0x3fb, %dx
+    movb $0x80, %al
+    outb %al, %dx
+    movw $0x3f8, %dx
+    movb $1, %al
+    outb %al, %dx
+    movw $0x3f9, %dx
+    xorb %al, %al
+    outb %al, %dx
+    movw $0x3fb, %dx
+    movb $3, %al
+    outb %al, %dx
+4:  movw $0x3fd, %dx
+    inb %dx, %al
+    testb $0x20, %al
     jz  4b
     lodsb
-    test al, al
+    testb %al, %al
     jz  5f
-    mov dx, 0x3f8
-    out dx, al
+    movw $0x3f8, %dx
+    outb %al, %dx
     jmp 4b
-5:  mov dx, 0xf4
-    mov eax, 0x11
-    out dx, eax
+5:  movw $0xf4, %dx
+    movl $0x11, %eax
+    outl %eax, %dx
 6:  hlt
     jmp 6b
 
     .code64
 long_mode:
-    mov ax, 0x10
-    mov ds, ax
-    mov es, ax
-    mov ss, ax
-    xor eax, eax
-    mov fs, ax
-    mov gs, ax
-    lea rsp, [rip + early_stack_end]
-    xor ebp, ebp
+    movw $0x10, %ax
+    movw %ax, %ds
+    movw %ax, %es
+    movw %ax, %ss
+    xorl %eax, %eax
+    movw %ax, %fs
+    movw %ax, %gs
+    leaq early_stack_end(%rip), %rsp
+    xorl %ebp, %ebp
     // Relocate to where the image is: link address + slide = load address. Rust may follow pointers only after this.
-    lea rdi, [rip + image_start]
-    mov rax, qword ptr [rip + image_link_address_value]
-    sub rdi, rax
+    leaq image_start(%rip), %rdi
+    subq image_link_address_value(%rip), %rdi
     call {relocate}
     call {first_stage}
     ud2
 
     .balign 8
 image_link_address_value:
-    .quad 0xffffffff81000000
+    .quad {link_address}
 early_gdt:
     .quad 0
     .quad 0x00af9b000000ffff
@@ -220,5 +219,7 @@ start_info_address:
     "#,
     relocate = sym super::relocate::relocate,
     first_stage = sym super::first_stage::first_stage,
+    link_address = const super::LINK_ADDRESS,
     stack_size = const EARLY_STACK_SIZE,
+    options(att_syntax),
 );

@@ -2,32 +2,11 @@
 
 use kspace_layout::{AddressError, KernelImage, PhysAddr, SectionKind, VirtAddr, VirtRange};
 
-unsafe extern "C" {
-    static image_start: [u8; 0];
-    static image_end: [u8; 0];
-    static _text: [u8; 0];
-    static _etext: [u8; 0];
-    static __start_rodata: [u8; 0];
-    static __end_rodata: [u8; 0];
-    static _sdata: [u8; 0];
-    static _edata: [u8; 0];
-    static __init_begin: [u8; 0];
-    static init_data_start: [u8; 0];
-    static __init_end: [u8; 0];
-    static __bss_start: [u8; 0];
-    static __bss_stop: [u8; 0];
-}
-
-/// The address of a linker symbol, where the image is executing now.
-macro_rules! symbol {
-    ($name:ident) => {
-        (&raw const $name) as u64
-    };
-}
+use super::present_address;
 
 /// Where the image is executing now: during the first stage, its load address in physical memory.
 pub fn present_start() -> u64 {
-    symbol!(image_start)
+    present_address!("image_start")
 }
 
 /// The image as it will be at `start`, while it is still executing at its physical address.
@@ -38,14 +17,50 @@ pub fn present_start() -> u64 {
 pub fn at(start: VirtAddr) -> Result<KernelImage, AddressError> {
     let phys = PhysAddr::try_new(present_start())?;
     let range = |from: u64, to: u64| {
-        VirtRange::try_new(start.checked_add(from - phys.as_u64())?, to.wrapping_sub(from))
+        VirtRange::try_new(
+            start.checked_add(from - phys.as_u64())?,
+            to.wrapping_sub(from),
+        )
     };
-    let whole = range(symbol!(image_start), symbol!(image_end))?;
+    let whole = range(
+        present_address!("image_start"),
+        present_address!("image_end"),
+    )?;
     Ok(KernelImage::try_new(whole, phys)?
-        .with_section(SectionKind::Text, range(symbol!(_text), symbol!(_etext))?)
-        .with_section(SectionKind::Rodata, range(symbol!(__start_rodata), symbol!(__end_rodata))?)
-        .with_section(SectionKind::Data, range(symbol!(_sdata), symbol!(_edata))?)
-        .with_section(SectionKind::InitText, range(symbol!(__init_begin), symbol!(init_data_start))?)
-        .with_section(SectionKind::InitData, range(symbol!(init_data_start), symbol!(__init_end))?)
-        .with_section(SectionKind::Bss, range(symbol!(__bss_start), symbol!(__bss_stop))?))
+        .with_section(
+            SectionKind::Text,
+            range(present_address!("_text"), present_address!("_etext"))?,
+        )
+        .with_section(
+            SectionKind::Rodata,
+            range(
+                present_address!("__start_rodata"),
+                present_address!("__end_rodata"),
+            )?,
+        )
+        .with_section(
+            SectionKind::Data,
+            range(present_address!("_sdata"), present_address!("_edata"))?,
+        )
+        .with_section(
+            SectionKind::InitText,
+            range(
+                present_address!("__init_begin"),
+                present_address!("init_data_start"),
+            )?,
+        )
+        .with_section(
+            SectionKind::InitData,
+            range(
+                present_address!("init_data_start"),
+                present_address!("__init_end"),
+            )?,
+        )
+        .with_section(
+            SectionKind::Bss,
+            range(
+                present_address!("__bss_start"),
+                present_address!("__bss_stop"),
+            )?,
+        ))
 }

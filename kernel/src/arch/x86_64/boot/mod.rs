@@ -11,6 +11,7 @@
 //! at the load address, where nothing is mapped any more.
 
 mod entry;
+mod error;
 mod first_stage;
 mod handoff;
 mod image;
@@ -18,6 +19,35 @@ mod relocate;
 mod second_stage;
 mod switch;
 
+pub use handoff::Handoff;
+
 /// Where the image is linked (`image_link_address` in image.ld): Linux's default place for the kernel text,
 /// `__START_KERNEL_map` + 16 MiB.
 const LINK_ADDRESS: u64 = 0xffff_ffff_8100_0000;
+
+/// The address of a linker symbol, or of a function, where the image is executing now.
+///
+/// `&raw const symbol` and `function as u64` may load the address from a table of pointers, which says where the image was last
+/// relocated to; this counts from the instruction itself, and so is right before, between and after relocations.
+macro_rules! present_address {
+    ($symbol:literal) => {
+        present_address!(@lea concat!("lea {}, [rip + ", $symbol, "]"),)
+    };
+    (fn $function:path) => {
+        present_address!(@lea "lea {}, [rip + {}]", sym $function,)
+    };
+    (@lea $instruction:expr, $($operand:tt)*) => {{
+        let address: u64;
+        // SAFETY: the instruction only computes an address.
+        unsafe {
+            core::arch::asm!(
+                $instruction,
+                out(reg) address,
+                $($operand)*
+                options(nomem, nostack, preserves_flags, pure),
+            );
+        }
+        address
+    }};
+}
+use present_address;

@@ -4,6 +4,8 @@
 //! `R_X86_64_RELATIVE` names a place that must hold an address inside the image; its addend is that address as linked. So the
 //! same table can be applied any number of times, each time for a new slide, and the last one counts.
 
+use super::present_address;
+
 /// `Elf64_Rela` (ELF-64 object file format, "Relocation").
 #[repr(C)]
 struct Relocation {
@@ -18,12 +20,6 @@ struct Relocation {
 /// `R_X86_64_RELATIVE` (System V ABI, AMD64 supplement): place = load bias + addend.
 const RELATIVE: u32 = 8;
 
-unsafe extern "C" {
-    static relocations_start: [Relocation; 0];
-    static relocations_end: [Relocation; 0];
-    static image_start: [u8; 0];
-}
-
 /// Writes every pointer inside the image as if the image were linked `slide` bytes higher (wrapping: a load address is below
 /// the link address).
 ///
@@ -34,10 +30,10 @@ unsafe extern "C" {
 /// The image must be writable where it is executing now, and nobody else may be reading pointers from it. The caller answers for
 /// the code that runs next: from here on, every pointer in the image is one at the new place.
 pub unsafe extern "C" fn relocate(slide: u64) {
-    let mut entry = (&raw const relocations_start).cast::<Relocation>();
-    let end = (&raw const relocations_end).cast::<Relocation>();
+    let mut entry = present_address!("relocations_start") as *const Relocation;
+    let end = present_address!("relocations_end") as *const Relocation;
     // Offsets are link addresses; this difference turns them into addresses where the image is executing now.
-    let here = (&raw const image_start) as u64;
+    let here = present_address!("image_start");
     let linked = super::LINK_ADDRESS;
     while entry < end {
         // SAFETY: the linker script bounds the table with these two symbols, and its entries have this layout.

@@ -14,14 +14,13 @@ unsafe extern "C" {
     /// map to themselves.
     pub fn enable_five_levels(root: u64);
 
-    /// Leaves the load address for good: jumps `distance` bytes up, loads `root` into CR3, takes `stack_top` as its stack and
-    /// calls `target` there.
+    /// Loads `root` into CR3, takes `stack_top` as its stack and calls `target`, never to return.
     ///
     /// # Safety
     ///
-    /// The present tables and those under `root` must both map the image at its final address, executable; the tables under
-    /// `root` must map the page below `stack_top`, writable. `distance` is the final address of the image minus its present one.
-    pub fn enter_final_address_space(root: u64, stack_top: u64, target: u64, distance: u64) -> !;
+    /// Must be called at its final address (see [`first_stage`](super::first_stage)), which the present tables and those
+    /// under `root` must both map. The tables under `root` must map `target` and the page below `stack_top`.
+    pub fn enter_final_address_space(root: u64, stack_top: u64, target: u64) -> !;
 }
 
 global_asm!(
@@ -54,11 +53,12 @@ enable_five_levels:
     mov cr0, eax
     call 2f
 2:  pop eax
-    add eax, offset 3f - 2b
+    lea eax, [eax + five_levels_on_distance]
     push 0x08
     push eax
     retf
     .code64
+    .set five_levels_on_distance, 3f - 2b
 3:  mov esp, esp
     pop r15
     pop r14
@@ -70,10 +70,7 @@ enable_five_levels:
 
     .global enter_final_address_space
 enter_final_address_space:
-    lea rax, [rip + 4f]
-    add rax, rcx
-    jmp rax
-4:  mov cr3, rdi
+    mov cr3, rdi
     mov rsp, rsi
     xor ebp, ebp
     call rdx

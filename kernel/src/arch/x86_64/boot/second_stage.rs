@@ -1,0 +1,85 @@
+//! The second stage: Rust at the final address, on the kernel's own tables and the guarded boot stack.
+
+use kspace_layout::{EntryPart, EntryStack, VirtRange};
+use kspace_paging::Walker;
+
+use super::handoff::{self, Handoff};
+use crate::arch::x86_64::descriptors::{self, Place, StackTops};
+use crate::arch::x86_64::leave::{self, Outcome};
+use crate::arch::x86_64::memory::Window;
+use crate::arch::x86_64::{clock, provoke, traps};
+use crate::{address_space, info, log, report};
+
+/// Called once by [`switch`](super::switch), never to return.
+pub extern "C" fn second_stage() -> ! {
+    let Some(handoff) = handoff::taken() else {
+        info!("kspace: the first stage left nothing");
+        leave::leave(Outcome::Failure)
+    };
+    // SAFETY: the first stage built the direct map of this layout, and its tables are in CR3.
+    let Some(memory) = (unsafe { Window::direct_map(&handoff.layout) }) else {
+        info!("kspace: the layout has no direct map");
+        leave::leave(Outcome::Failure)
+    };
+    if load_descriptors(handoff, &memory).is_none() {
+        info!("kspace: CPU 0's entry area is not mapped");
+        leave::leave(Outcome::Failure)
+    }
+    traps::explain_with(handoff);
+    if let Some(rate) = clock::measure() {
+        log::set_ticks_per_second(rate);
+        info!(
+            "clock: time-stamp counter at {} MHz, measured against the 8254 timer",
+            rate.get() / 1_000_000
+        );
+    }
+    run(handoff)
+}
+
+fn run(handoff: &'static Handoff) -> ! {
+    report::memory(&handoff.memory_map, &handoff.layout, &handoff.frames);
+    report::layout(&handoff.layout);
+    info!(
+        "kspace: {} ticks of the time-stamp counter from entry to the block above",
+        clock::ticks_since_entry()
+    );
+    if let Some(provocation) = handoff.command_line.provoke {
+        let hole = report::hole_in_ram(&handoff.memory_map, &handoff.layout);
+        provoke::provoke(provocation, &handoff.layout, hole);
+        info!("kspace: provoked, but nothing faulted");
+        leave::leave(Outcome::Failure)
+    }
+    if handoff.command_line.halt {
+        info!("kspace: halted (halt)");
+        leave::halt()
+    }
+    info!("kspace: done");
+    leave::leave(Outcome::Success)
+}
+
+/// Fills and loads CPU 0's descriptor tables; `None` when its entry area is not mapped.
+fn load_descriptors(handoff: &Handoff, memory: &Window) -> Option<()> {
+    let entry = handoff.layout.cpu_entry()?;
+    let walker = Walker::new(handoff.layout.mode(), handoff.root, memory);
+    let place = |range: VirtRange| {
+        let phys = walker.translate(range.start())?;
+        let written_at = memory.pointer(phys, range.size())?.cast::<u64>();
+        Some(Place {
+            used_at: range.start(),
+            written_at,
+        })
+    };
+    let top = |part| entry.part(0, part).map(address_space::top_of);
+    let stacks = StackTops {
+        entry: top(EntryPart::EntryStack)?,
+        double_fault: top(EntryPart::Stack(EntryStack::DoubleFault))?,
+        nmi: top(EntryPart::Stack(EntryStack::Nmi))?,
+        machine_check: top(EntryPart::Stack(EntryStack::MachineCheck))?,
+    };
+    let gdt = place(entry.part(0, EntryPart::Gdt)?)?;
+    let tss = place(entry.part(0, EntryPart::Tss)?)?;
+    let idt = place(entry.idt())?;
+    // SAFETY: the first stage gave each part of the entry area a zeroed frame of its own, mapped there and in the direct map.
+    unsafe { descriptors::load(gdt, tss, idt, stacks) };
+    Some(())
+}
