@@ -1,0 +1,145 @@
+//! One CPU's hostile TLB: it keeps whatever the architecture lets it keep.
+//!
+//! - Every translation ever used, and every upper-level entry on the way (PML5E to PDE), stays until a flush names it.
+//! - A walk may start at any upper-level entry that is kept, as well as at the root; all of them are tried.
+//! - PAE's four root entries are read only when the root is loaded.
+//!
+//! Sources: Intel SDM vol. 3, sections 5.10.2 and 5.10.3 (what is cached), 5.10.4 (what invalidates).
+
+use std::fmt;
+
+use kspace_layout::{PageSize, PagingMode, Pfn, PhysAddr, VirtAddr, VirtRange};
+use kspace_paging::{Attributes, Invalidation, Stale};
+
+/// A translation that a CPU may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Possible {
+    /// The page.
+    pub virt: VirtRange,
+    /// Where it lies.
+    pub phys: PhysAddr,
+    /// Its size.
+    pub page: PageSize,
+    /// What it allows.
+    pub attributes: Attributes,
+    /// How often the frame at `phys` had been released when the translation was made.
+    pub(crate) releases: u64,
+}
+
+impl Possible {
+    /// Where `address`, which lies in the page, is in physical memory.
+    ///
+    /// # Panics
+    ///
+    /// When `address` is not in the page.
+    #[must_use]
+    pub fn translate(&self, address: VirtAddr) -> PhysAddr {
+        let offset = address
+            .offset_from(self.virt.start())
+            .expect("address below the page");
+        assert!(
+            self.virt.contains(address),
+            "{address} is not in {}",
+            self.virt
+        );
+        PhysAddr::new(self.phys.as_u64() + offset)
+    }
+}
+
+/// An upper-level entry that a CPU keeps: where a walk may go on without reading the levels above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CachedTable {
+    /// The addresses that the entry translates.
+    pub(crate) virt: VirtRange,
+    /// The level of the table it leads to.
+    pub(crate) level: u8,
+    pub(crate) table: PhysAddr,
+    pub(crate) write: bool,
+    pub(crate) user: bool,
+    pub(crate) execute: bool,
+    pub(crate) releases: u64,
+}
+
+/// A CPU may still reach a frame that is free for reuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which CPU.
+    pub cpu: usize,
+    /// For which addresses.
+    pub virt: VirtRange,
+    /// Which frame.
+    pub frame: Pfn,
+    /// The level of the table the frame was; `None` when it was a page.
+    pub table: Option<u8>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            cpu,
+            virt,
+            frame,
+            table,
+        } = self;
+        match table {
+            None => write!(f, "CPU {cpu} may still translate {virt} to frame {frame:x}")?,
+            Some(level) => {
+                write!(
+                    f,
+                    "CPU {cpu} may still walk {virt} through frame {frame:x}, once a level-{level} table"
+                )?;
+            }
+        }
+        f.write_str(", which has been released; a flush is missing")
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// What one CPU keeps.
+#[derive(Debug, Default)]
+pub(crate) struct HostileTlb {
+    pub(crate) pages: Vec<Possible>,
+    pub(crate) tables: Vec<CachedTable>,
+    /// PAE's root entries, as they were when the root was loaded.
+    pub(crate) root: [u64; 4],
+}
+
+impl HostileTlb {
+    pub(crate) fn keep_page(&mut self, page: Possible) {
+        if !self.pages.contains(&page) {
+            self.pages.push(page);
+        }
+    }
+
+    pub(crate) fn keep_table(&mut self, table: CachedTable) {
+        if !self.tables.contains(&table) {
+            self.tables.push(table);
+        }
+    }
+
+    /// Forgets what `invalidation` names, and not one entry more.
+    pub(crate) fn invalidate(&mut self, invalidation: &Invalidation) {
+        match invalidation {
+            Invalidation::Everything => {
+                self.pages.clear();
+                self.tables.clear();
+            }
+            Invalidation::Range(stale) => {
+                self.pages.retain(|page| !names_page(stale, page));
+                self.tables
+                    .retain(|table| !(stale.tables && stale.range.contains_range(table.virt)));
+            }
+        }
+    }
+}
+
+/// Pages that overlap the range go; but global ones only when the flush is said to concern them.
+fn names_page(stale: &Stale, page: &Possible) -> bool {
+    stale.range.overlaps(page.virt) && (stale.global || !page.attributes.global)
+}
+
+/// Whether `mode` reads its root entries only when the root is loaded.
+pub(crate) fn caches_root(mode: PagingMode) -> bool {
+    mode == PagingMode::Pae
+}
