@@ -12,8 +12,10 @@
 
 #![no_std]
 
+pub mod cpu_entry;
 pub mod direct_map;
 pub mod image;
 mod table_frames;
+pub mod verify;
 
 pub use table_frames::TableFrames;

@@ -1,0 +1,170 @@
+//! The printed block against the tables: each row by itself, from the range that it prints.
+//!
+//! This is a second reading. The areas have been checked one by one before; here only what a person reads counts.
+
+use kspace_layout::{
+    AreaKind, AreaState, FRAME_SIZE, Layout, PagingMode, Row, RowKind, VirtAddr, VirtRange,
+};
+use kspace_paging::{EntryRead, Run, Walker};
+
+use super::Difference;
+
+pub(super) fn check<M: EntryRead + ?Sized>(
+    walker: &Walker<'_, M>,
+    layout: &Layout,
+) -> Result<(), Difference> {
+    layout
+        .block()
+        .rows()
+        .try_for_each(|row| check_row(walker, layout, row))
+}
+
+fn check_row<M: EntryRead + ?Sized>(
+    walker: &Walker<'_, M>,
+    layout: &Layout,
+    row: Row,
+) -> Result<(), Difference> {
+    let pages = pages_of(row.range());
+    match row.kind() {
+        RowKind::Lowmem => {
+            page_has(walker, row, pages.start(), "a writable page", |run| {
+                run.attributes.write
+            })?;
+            page_has(walker, row, pages.last(), "a page", |_| true)?;
+            let after = pages.last().checked_add(1).ok();
+            let direct_map = layout.area(AreaKind::DirectMap).map(|area| area.range());
+            match after.filter(|&after| direct_map.is_some_and(|range| range.contains(after))) {
+                Some(after) => match run_at(walker, after)? {
+                    Some(found) => Err(differs(row, after, "nothing behind the row", Some(found))),
+                    None => Ok(()),
+                },
+                None => Ok(()),
+            }
+        }
+        RowKind::Text => all_have(walker, row, pages, "kernel text", |run| {
+            run.attributes.execute && !run.attributes.write
+        }),
+        // These rows span several sections, with unmapped pages between them where the linker aligned.
+        RowKind::Init => {
+            page_has(walker, row, pages.start(), "a page", |_| true)?;
+            page_has(walker, row, pages.last(), "a page", |_| true)
+        }
+        RowKind::Data => {
+            let is_data = |run: &Run| !run.attributes.execute || !forbids_execution(layout);
+            page_has(walker, row, pages.start(), "data", is_data)?;
+            page_has(walker, row, pages.last(), "data", is_data)
+        }
+        RowKind::Fixmap => area_row(walker, layout, row, AreaKind::Fixmap),
+        RowKind::Vsyscall => area_row(walker, layout, row, AreaKind::Vsyscall),
+        RowKind::Modules => area_row(walker, layout, row, AreaKind::Modules),
+        RowKind::CpuEntry => area_row(walker, layout, row, AreaKind::CpuEntry),
+        RowKind::Pkmap => area_row(walker, layout, row, AreaKind::Pkmap),
+        RowKind::Vmemmap => area_row(walker, layout, row, AreaKind::Vmemmap),
+        RowKind::Vmalloc => area_row(walker, layout, row, AreaKind::Vmalloc),
+    }
+}
+
+/// A row about an area that is only reserved: nothing may be mapped there. What is mapped in a built one has been
+/// checked.
+fn area_row<M: EntryRead + ?Sized>(
+    walker: &Walker<'_, M>,
+    layout: &Layout,
+    row: Row,
+    kind: AreaKind,
+) -> Result<(), Difference> {
+    if layout
+        .area(kind)
+        .is_some_and(|area| area.state() == AreaState::Built)
+    {
+        return Ok(());
+    }
+    match first_run(walker, row.range())? {
+        Some(found) => Err(differs(row, found.virt.start(), "nothing", Some(found))),
+        None => Ok(()),
+    }
+}
+
+/// Two-level paging cannot forbid execution.
+fn forbids_execution(layout: &Layout) -> bool {
+    layout.mode() != PagingMode::TwoLevel
+}
+
+fn differs(row: Row, at: VirtAddr, expected: &'static str, found: Option<Run>) -> Difference {
+    Difference::Row {
+        row,
+        at,
+        expected,
+        found,
+    }
+}
+
+/// Every page that `range` touches.
+fn pages_of(range: VirtRange) -> VirtRange {
+    let start = range.start().align_down(FRAME_SIZE);
+    let last = range.last().as_u64() | (FRAME_SIZE - 1);
+    VirtRange::new(start, last - start.as_u64() + 1)
+}
+
+fn first_run<M: EntryRead + ?Sized>(
+    walker: &Walker<'_, M>,
+    range: VirtRange,
+) -> Result<Option<Run>, Difference> {
+    walker
+        .runs(range)
+        .next()
+        .transpose()
+        .map_err(Difference::Obstacle)
+}
+
+fn run_at<M: EntryRead + ?Sized>(
+    walker: &Walker<'_, M>,
+    address: VirtAddr,
+) -> Result<Option<Run>, Difference> {
+    first_run(
+        walker,
+        VirtRange::new(address.align_down(FRAME_SIZE), FRAME_SIZE),
+    )
+}
+
+fn page_has<M: EntryRead + ?Sized>(
+    walker: &Walker<'_, M>,
+    row: Row,
+    address: VirtAddr,
+    expected: &'static str,
+    is_so: impl Fn(&Run) -> bool,
+) -> Result<(), Difference> {
+    match run_at(walker, address)? {
+        Some(run) if is_so(&run) => Ok(()),
+        found => Err(differs(row, address, expected, found)),
+    }
+}
+
+/// Checks that all of `range` is mapped, and every run of it `is_so`.
+fn all_have<M: EntryRead + ?Sized>(
+    walker: &Walker<'_, M>,
+    row: Row,
+    range: VirtRange,
+    expected: &'static str,
+    is_so: impl Fn(&Run) -> bool,
+) -> Result<(), Difference> {
+    let mut next = Some(range.start());
+    for run in walker.runs(range) {
+        let run = run.map_err(Difference::Obstacle)?;
+        match next {
+            Some(at) if run.virt.start() != at => return Err(differs(row, at, expected, None)),
+            _ if !is_so(&run) => return Err(differs(row, run.virt.start(), expected, Some(run))),
+            _ => {
+                next = run
+                    .virt
+                    .last()
+                    .checked_add(1)
+                    .ok()
+                    .filter(|&at| range.contains(at))
+            }
+        }
+    }
+    match next {
+        Some(at) => Err(differs(row, at, expected, None)),
+        None => Ok(()),
+    }
+}
