@@ -1,6 +1,305 @@
-//! `cargo xtask bench`: placeholder
-use crate::arguments::BenchOptions;
-use crate::failure::Result;
-pub(crate) fn bench(_: &BenchOptions) -> Result {
+//! `cargo xtask bench`: what our code costs, beside what others wrote for the same job.
+//!
+//! Host benches run in the package `kspace-bench`; this verb adds what only a boot can tell, and prints one table per bench, or
+//! all rows as JSON.
+
+use std::fmt;
+use std::io::Write;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::arguments::{BenchOptions, HostOptions};
+use crate::failure::{Failure, Result};
+use crate::host::command::{cargo, quietly};
+use crate::host::packages;
+use crate::host::toolchain::{BARE_METAL, Toolchain};
+use crate::kernel::Kernel;
+use crate::qemu::boot::{Exit, boot};
+use crate::qemu::machine::{Accel, Machine, QEMU};
+
+/// How long a counted boot may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The bench that the boots' rows belong to.
+const BOOTS: &str = "paging";
+
+/// Measures what `options` name and prints it.
+///
+/// # Errors
+///
+/// When something does not build, run or boot, or there is no such bench.
+pub(crate) fn bench(options: &BenchOptions) -> Result {
+    let mut rows = host_rows(options)?;
+    if options.name.as_deref().is_none_or(|name| name == BOOTS) {
+        rows.extend(boot_rows(&options.host)?);
+    }
+    let text = if options.json {
+        let rows: Vec<Value> = rows.iter().map(Row::to_json).collect();
+        format!("{:#}\n", Value::Array(rows))
+    } else {
+        tables(&rows)
+    };
+    // A reader who closed the pipe has read enough.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
+}
+
+/// One measurement.
+#[derive(Clone, Debug, PartialEq)]
+struct Row {
+    /// The bench it belongs to.
+    bench: String,
+    /// What was measured.
+    name: String,
+    /// In what.
+    unit: String,
+    /// How much ours took.
+    ours: f64,
+    /// How much the peer took, its name, and the ratio, in which more than 1 means that ours is better.
+    peer: Option<Peer>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Peer {
+    name: String,
+    took: f64,
+    ratio: f64,
+}
+
+impl Row {
+    /// Reads one element of the host benches' array.
+    fn from_json(value: &Value) -> Option<Self> {
+        let text = |key: &str| value.get(key)?.as_str().map(str::to_owned);
+        let number = |key: &str| value.get(key)?.as_f64();
+        let peer = match (text("peer_name"), number("peer"), number("ratio")) {
+            (Some(name), Some(took), Some(ratio)) => Some(Peer { name, took, ratio }),
+            _ => None,
+        };
+        Some(Self {
+            bench: text("bench")?,
+            name: text("name")?,
+            unit: text("unit")?,
+            ours: number("ours")?,
+            peer,
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        let peer = self.peer.as_ref();
+        json!({
+            "bench": self.bench,
+            "name": self.name,
+            "unit": self.unit,
+            "ours": self.ours,
+            "peer": peer.map(|peer| peer.took),
+            "peer_name": peer.map(|peer| peer.name.as_str()),
+            "ratio": peer.map(|peer| peer.ratio),
+        })
+    }
+}
+
+/// A row of a table.
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, unit, .. } = self;
+        write!(f, "  {name:<46} {:>14} {unit:<12}", grouped(self.ours))?;
+        match &self.peer {
+            Some(peer) => {
+                write!(
+                    f,
+                    " {:>14} {:<28} {:>7.2}x",
+                    grouped(peer.took),
+                    peer.name,
+                    peer.ratio
+                )
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Digits in groups of three, two decimals only where they say something.
+fn grouped(number: f64) -> String {
+    if number.abs() < 100.0 && number.fract() != 0.0 {
+        return format!("{number:.2}");
+    }
+    let digits = format!("{number:.0}");
+    let (sign, digits) = digits
+        .strip_prefix('-')
+        .map_or(("", digits.as_str()), |rest| ("-", rest));
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|group| std::str::from_utf8(group).unwrap_or_default())
+        .collect();
+    format!("{sign}{}", groups.join(" "))
+}
+
+fn tables(rows: &[Row]) -> String {
+    let mut benches: Vec<&str> = rows.iter().map(|row| row.bench.as_str()).collect();
+    benches.dedup();
+    let mut text = String::new();
+    for (index, bench) in benches.iter().enumerate() {
+        if benches[..index].contains(bench) {
+            continue;
+        }
+        text.push_str(&format!(
+            "{bench}    (a ratio above 1 means ours is better)\n"
+        ));
+        for row in rows.iter().filter(|row| row.bench == *bench) {
+            text.push_str(row.to_string().trim_end());
+            text.push('\n');
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// The rows of the benches that run on the host.
+fn host_rows(options: &BenchOptions) -> Result<Vec<Row>> {
+    let mut command = cargo();
+    command.args([
+        "run",
+        "--quiet",
+        "--release",
+        "--package",
+        "kspace-bench",
+        "--",
+    ]);
+    command.args(&options.name).arg("--json");
+    if let Some(peer) = &options.peer {
+        command.arg("--peer").arg(peer);
+    }
+    let output = quietly(&mut command, "the host benches failed")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    parse_rows(&text)
+}
+
+fn parse_rows(text: &str) -> Result<Vec<Row>> {
+    let array: Value = serde_json::from_str(text)
+        .map_err(|error| Failure::failed(format!("bench: the host benches' output: {error}")))?;
+    let rows = array.as_array().map(Vec::as_slice).unwrap_or_default();
+    rows.iter()
+        .map(|row| {
+            Row::from_json(row).ok_or_else(|| Failure::failed(format!("bench: not a row: {row}")))
+        })
+        .collect()
+}
+
+/// The kernel's line that says how far its counter has come when the block stands in the log; here a tick is an instruction.
+const COUNTED: &str = "ticks of the time-stamp counter from entry to the block";
+
+/// Boots whose instructions are counted: the guest's clock advances by one nanosecond per instruction.
+fn boot_rows(options: &HostOptions) -> Result<Vec<Row>> {
+    let install = !options.no_install;
+    let qemu = packages::program(QEMU.0, QEMU.1, install)?;
+    let kernel = Kernel::build(&Toolchain::find(BARE_METAL, options.toolchain, install)?)?;
+    let machines = [
+        ("1 GiB, 4-level", 1024, &["la57"][..]),
+        ("5 GiB, 5-level", 5120, &[]),
+    ];
+    machines
+        .into_iter()
+        .map(|(name, mem_mib, without)| {
+            let machine = Machine {
+                mem_mib,
+                without: without.to_vec(),
+                append: "nokaslr".to_owned(),
+                accel: Accel::TcgCounting,
+                ..Machine::default()
+            };
+            let ended = boot(machine.command(&qemu, kernel.path()), PATIENCE, |_| {})?;
+            if ended.exit != Exit::Success {
+                eprint!("{}{}", ended.log, ended.complaints);
+                return Err(Failure::failed(format!(
+                    "bench: boot with {name}: {}",
+                    ended.exit
+                )));
+            }
+            let ours = counted(&ended.log).ok_or_else(|| {
+                Failure::failed(format!("bench: boot with {name}: no line \"… {COUNTED}\""))
+            })?;
+            Ok(Row {
+                bench: BOOTS.to_owned(),
+                name: format!("entry to printed block, {name}"),
+                unit: "instructions".to_owned(),
+                ours,
+                peer: None,
+            })
+        })
+        .collect()
+}
+
+/// The number before [`COUNTED`] in the log.
+fn counted(log: &str) -> Option<f64> {
+    let line = log.lines().find_map(|line| line.split_once(COUNTED))?.0;
+    line.split_whitespace()
+        .next_back()?
+        .parse::<u64>()
+        .ok()
+        .map(|number| number as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROWS: &str = r#"[
+        {"bench": "paging", "name": "map 1 GiB in 4K", "unit": "ns", "ours": 1000.0, "peer": 7500.0,
+         "peer_name": "x86_64", "ratio": 7.5},
+        {"bench": "paging", "name": "tables", "unit": "bytes", "ours": 24576, "peer": null, "peer_name": null,
+         "ratio": null}
+    ]"#;
+
+    #[test]
+    fn rows_survive_the_way_through_json() {
+        let rows = parse_rows(ROWS).unwrap();
+        assert_eq!(rows.len(), 2);
+        for row in rows {
+            assert_eq!(Row::from_json(&row.to_json()), Some(row));
+        }
+    }
+
+    #[test]
+    fn a_table_has_a_line_per_row() {
+        let rows = parse_rows(ROWS).unwrap();
+        assert_eq!(
+            tables(&rows),
+            "paging    (a ratio above 1 means ours is better)\n  \
+               map 1 GiB in 4K                                         1 000 ns                    7 500 x86_64                          7.50x\n  \
+               tables                                                 24 576 bytes\n\n"
+        );
+    }
+
+    #[test]
+    fn what_is_no_row_is_refused() {
+        assert_eq!(
+            parse_rows(r#"[{"bench": "paging"}]"#)
+                .unwrap_err()
+                .to_string(),
+            r#"kspace: bench: not a row: {"bench":"paging"}"#
+        );
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        for (number, text) in [
+            (0.0, "0"),
+            (999.0, "999"),
+            (1234567.0, "1 234 567"),
+            (1.5, "1.50"),
+            (-1000.0, "-1 000"),
+        ] {
+            assert_eq!(grouped(number), text);
+        }
+    }
+
+    #[test]
+    fn the_count_stands_before_its_words() {
+        let log = "[    0.001] kspace: 1234567 ticks of the time-stamp counter from entry to the block above\n";
+        assert_eq!(counted(log), Some(1_234_567.0));
+        assert_eq!(counted("nothing"), None);
+    }
 }

@@ -45,6 +45,11 @@ impl Failure {
         }
     }
 
+    /// The message without the program's name before it, to be made part of another.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The process's exit status, as `--help` documents it.
     pub(crate) fn status(&self) -> u8 {
         match self.kind {

@@ -1,10 +1,12 @@
 //! The reference kernel's file: built quietly, then asked for what the tests need to know about it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use kspace_layout::{KernelImage, PhysAddr, SectionKind, VirtAddr, VirtRange};
 use object::elf::{FileHeader32, FileHeader64};
-use object::read::elf::{FileHeader, ProgramHeader};
-use object::{Endianness, FileKind};
+use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
+use object::{Endianness, FileKind, Object, ObjectSymbol};
 
 use crate::failure::{About, Failure, Result};
 use crate::host::command::quietly;
@@ -53,10 +55,71 @@ impl Kernel {
             .ok_or_else(|| Failure::failed(format!("{} has no PVH note", self.path.display())))
     }
 
+    /// The image and its sections, from the file's symbols, as it is when its first byte is mapped at `start`.
+    ///
+    /// # Errors
+    ///
+    /// When the file is no ELF file, lacks a symbol, or the image does not fit there.
+    pub(crate) fn image_at(&self, start: VirtAddr) -> Result<KernelImage> {
+        let bytes = std::fs::read(&self.path).about(self.path.display())?;
+        image(&bytes)
+            .and_then(|image| {
+                let phys = image.phys().start();
+                image
+                    .moved_to(start, phys)
+                    .map_err(|error| error.to_string())
+            })
+            .map_err(|reason| Failure::failed(format!("{}: {reason}", self.path.display())))
+    }
+
     /// The ELF file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// The symbols between which the linker script puts each section (kernel/src/arch/x86_64/image.ld).
+const SECTIONS: [(SectionKind, &str, &str); 6] = [
+    (SectionKind::Text, "_text", "_etext"),
+    (SectionKind::Rodata, "__start_rodata", "__end_rodata"),
+    (SectionKind::Data, "_sdata", "_edata"),
+    (SectionKind::Bss, "__bss_start", "__bss_stop"),
+    (SectionKind::InitText, "__init_begin", "init_data_start"),
+    (SectionKind::InitData, "init_data_start", "__init_end"),
+];
+
+/// The image as it was linked, loaded where its program headers say.
+fn image(bytes: &[u8]) -> std::result::Result<KernelImage, String> {
+    let file = ElfFile64::<Endianness>::parse(bytes).map_err(|error| error.to_string())?;
+    let symbols: BTreeMap<&str, u64> = file
+        .symbols()
+        .filter_map(|symbol| Some((symbol.name().ok()?, symbol.address())))
+        .collect();
+    let address = |name: &str| {
+        symbols
+            .get(name)
+            .copied()
+            .ok_or_else(|| format!("there is no symbol {name}"))
+    };
+    let range = |from: &str, to: &str| {
+        let (start, end) = (address(from)?, address(to)?);
+        VirtAddr::try_new(start)
+            .and_then(|start| VirtRange::try_new(start, end.wrapping_sub(start.as_u64())))
+            .map_err(|error| format!("{from} to {to}: {error}"))
+    };
+    let whole = range("image_start", "image_end")?;
+    let endian = file.endian();
+    let load = file
+        .elf_program_headers()
+        .iter()
+        .find(|header| header.p_vaddr(endian) == whole.start().as_u64())
+        .ok_or_else(|| format!("no program header loads {}", whole.start()))?;
+    let phys = PhysAddr::try_new(load.p_paddr(endian)).map_err(|error| error.to_string())?;
+    let mut image = KernelImage::try_new(whole, phys).map_err(|error| error.to_string())?;
+    for (kind, from, to) in SECTIONS {
+        image = image.with_section(kind, range(from, to)?);
+    }
+    Ok(image)
 }
 
 /// XEN_ELFNOTE_PHYS32_ENTRY.

@@ -23,6 +23,7 @@ mod help;
 mod host;
 mod kernel;
 mod nearest;
+mod oracle;
 mod qemu;
 mod run;
 mod test;

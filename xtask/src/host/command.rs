@@ -24,12 +24,14 @@ pub(crate) fn quietly(command: &mut Command, what: &str) -> Result<Output> {
     if output.status.success() {
         return Ok(output);
     }
-    eprint!("{}", said(&output));
-    Err(Failure::failed(format!(
-        "{what}: {} ended with {}",
-        shown(command),
-        output.status
-    )))
+    // What is wrong stands on standard error; standard output may be messages for programs.
+    let messages = if output.stderr.is_empty() {
+        &output.stdout
+    } else {
+        &output.stderr
+    };
+    eprint!("{}", String::from_utf8_lossy(messages));
+    Err(Failure::failed(format!("{what} ({})", output.status)))
 }
 
 /// Everything a program printed, standard output first.

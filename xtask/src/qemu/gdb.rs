@@ -24,6 +24,13 @@ pub(crate) enum Register {
     Rip = 16,
 }
 
+impl Register {
+    /// Where it is in the register file.
+    fn bytes(self) -> std::ops::Range<usize> {
+        self as usize * 8..self as usize * 8 + 8
+    }
+}
+
 /// A connection to the stub of a running QEMU.
 #[derive(Debug)]
 pub(crate) struct Gdb {
@@ -90,25 +97,34 @@ impl Gdb {
     ///
     /// When the stub's answer is not a register file.
     pub(crate) fn register(&mut self, register: Register) -> Result<u64> {
-        let file = from_hex(&self.ask("g")?)?;
-        let at = register as usize * 8;
-        let bytes = file.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
-        bytes.map(u64::from_le_bytes).ok_or_else(|| {
-            Failure::failed(format!(
-                "gdb stub: {} bytes of registers, no {register:?}",
-                file.len()
-            ))
-        })
+        let (_, value) = self.register_file(register)?;
+        Ok(value)
     }
 
-    /// Sets one register.
+    /// Sets one register. The whole file is written back: QEMU writes a single one only for clients that read its description.
     ///
     /// # Errors
     ///
     /// When the stub refuses.
     pub(crate) fn set_register(&mut self, register: Register, value: u64) -> Result {
-        let value = to_hex(&value.to_le_bytes());
-        self.expect_ok(&format!("P{:x}={value}", register as usize))
+        let (mut file, _) = self.register_file(register)?;
+        file[register.bytes()].copy_from_slice(&value.to_le_bytes());
+        self.expect_ok(&format!("G{}", to_hex(&file)))
+    }
+
+    /// All registers as the stub sends them, which include `register`, and its value.
+    fn register_file(&mut self, register: Register) -> Result<(Vec<u8>, u64)> {
+        let file = from_hex(&self.ask("g")?)?;
+        let value = file
+            .get(register.bytes())
+            .and_then(|bytes| bytes.try_into().ok());
+        match value {
+            Some(value) => Ok((file, u64::from_le_bytes(value))),
+            None => Err(Failure::failed(format!(
+                "gdb stub: {} bytes of registers, no {register:?}",
+                file.len()
+            ))),
+        }
     }
 
     /// Reads `size` bytes at `address`, as the CPU would see them there: physical while paging is off.

@@ -119,7 +119,7 @@ impl Paused {
     /// # Errors
     ///
     /// When its end cannot be awaited.
-    pub(crate) fn to_its_end(mut self, limit: Duration) -> Result<Ended> {
+    pub(crate) fn until_its_end(mut self, limit: Duration) -> Result<Ended> {
         let begun = Instant::now();
         loop {
             match self.serial.next_line(limit.saturating_sub(begun.elapsed())) {

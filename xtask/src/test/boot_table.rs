@@ -1,8 +1,10 @@
-//! The boots as data: one row per question asked of the kernel.
+//! The boots as data: one row per question asked of the kernel. The loader is honest here; for others see
+//! [`hostile_boots`](super::hostile_boots).
 //!
 //! A row says what the machine is, how the boot must end, which lines must come in which order, and which must never come. The
 //! expected addresses are Linux's own (Documentation/arch/x86/x86_64/mm.rst), not this project's constants.
 
+use super::hostile_boots::{MEMORY_MAPS, START_INFOS};
 use super::start_info::Alteration;
 
 /// How a boot must end.
@@ -56,8 +58,246 @@ impl BootCase {
 }
 
 /// The boots.
-pub(crate) const BOOTS: &[BootCase] = &[BootCase {
-    name: "5-level, KASLR",
-    says: &["virtual kernel memory layout:"],
-    ..BootCase::USUAL
-}];
+pub(crate) const BOOTS: &[&[BootCase]] =
+    &[MACHINES, WORDS, FAULTS, POOR_CPUS, START_INFOS, MEMORY_MAPS];
+
+const FOUR_LEVEL: &[&str] = &["la57"];
+
+/// One boot per kind of machine.
+const MACHINES: &[BootCase] = &[
+    BootCase {
+        name: "4-level, Linux's default addresses",
+        without: FOUR_LEVEL,
+        append: "nokaslr",
+        says: &[
+            "Command line: nokaslr",
+            "paging: 4-level",
+            "KASLR: off",
+            "vsyscall : 0xffffffffff600000 - 0xffffffffff601000   (   4 kB)",
+            "modules : 0xffffffffc0000000 - 0xffffffffff000000   (1008 MB)",
+            "cpu_entry : 0xfffffe0000000000 - 0xfffffe8000000000   ( 512 GB)",
+            "vmemmap : 0xffffea0000000000 - 0xffffeb0000000000   (1024 GB)",
+            "vmalloc : 0xffffc90000000000 - 0xffffe90000000000   (  32 TB)",
+            "lowmem  : 0xffff888000000000 - 0xffff88800ffe0000   ( 255 MB)",
+            ".text : 0xffffffff81000000 - ",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "5-level, Linux's default addresses",
+        append: "nokaslr",
+        says: &[
+            "paging: 5-level",
+            "KASLR: off",
+            "vsyscall : 0xffffffffff600000 - 0xffffffffff601000   (   4 kB)",
+            "modules : 0xffffffffc0000000 - 0xffffffffff000000   (1008 MB)",
+            "cpu_entry : 0xfffffe0000000000 - 0xfffffe8000000000   ( 512 GB)",
+            "vmemmap : 0xffd4000000000000 - 0xffd6000000000000   ( 512 TB)",
+            "vmalloc : 0xffa0000000000000 - 0xffd2000000000000   (12800 TB)",
+            "lowmem  : 0xff11000000000000 - 0xff1100000ffe0000   ( 255 MB)",
+            ".text : 0xffffffff81000000 - ",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "KASLR by RDRAND",
+        says: &["KASLR: entropy from RDRAND"],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "KASLR without RDRAND",
+        without: &["rdrand", "rdseed"],
+        says: &[
+            "KASLR: entropy from the time-stamp counter and the memory map (no RDRAND; guessable)",
+        ],
+        never: &["entropy from RDRAND", "panicked"],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "64 MiB",
+        mem_mib: 64,
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "5 GiB in 1 GiB pages",
+        mem_mib: 5120,
+        append: "nokaslr",
+        // q35 has 2 GiB below the hole for devices, the last pages of them the firmware's, and the rest from 4 GiB up.
+        says: &[
+            "Using GB pages for direct mapping",
+            "[mem 0x0000000001200000-0x000000007fdfffff] page 2M",
+            "[mem 0x0000000100000000-0x00000001bfffffff] page 1G",
+            "lowmem  : 0xff11000000000000 - 0xff110001c0000000   (7168 MB)",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "a CPU without 1 GiB pages",
+        mem_mib: 5120,
+        without: &["pdpe1gb"],
+        says: &["[mem 0x0000000100000000-0x00000001bfffffff] page 2M"],
+        never: &["Using GB pages", "page 1G", "panicked"],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "a second CPU that nobody starts",
+        cpus: 2,
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "20 GiB",
+        mem_mib: 20 * 1024,
+        slow: true,
+        ..BootCase::USUAL
+    },
+];
+
+/// One boot per word of the command line, right and wrong.
+const WORDS: &[BootCase] = &[
+    BootCase {
+        name: "no5lvl",
+        append: "no5lvl nokaslr",
+        says: &[
+            "paging: 4-level (the CPU has LA57; no5lvl)",
+            "lowmem  : 0xffff888000000000",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "nogbpages",
+        mem_mib: 5120,
+        append: "nogbpages",
+        says: &["[mem 0x0000000100000000-0x00000001bfffffff] page 2M"],
+        never: &["Using GB pages", "page 1G", "panicked"],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "mem=100M",
+        append: "mem=100M nokaslr",
+        says: &[
+            "mem=0x6400000",
+            "lowmem  : 0xff11000000000000 - 0xff11000006400000   ( 100 MB)",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "mem= above all RAM",
+        append: "mem=1T nokaslr",
+        says: &["lowmem  : 0xff11000000000000 - 0xff1100000ffe0000   ( 255 MB)"],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "mem= below the image",
+        append: "mem=8M",
+        ends: Ending::Failure,
+        says: &[
+            "kspace: cannot boot: mem=0x800000: ",
+            "is in use; give at least mem=0x",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "mem=0",
+        append: "mem=0",
+        ends: Ending::Failure,
+        says: &[
+            "kspace: cannot boot: mem=0x0: no RAM below it, RAM begins at 0000000000000000; nothing was changed",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "mem= of nonsense",
+        append: "mem=lots mem= mem=99999999999999999999G mem=-1 nokaslr",
+        says: &[
+            "command line: \"mem=lots\" was not used: \"lots\" is not a size: it does not begin with a number; write for example 64M",
+            "command line: \"mem=\" was not used",
+            "command line: \"mem=99999999999999999999G\" was not used",
+            "command line: \"mem=-1\" was not used",
+            "lowmem  : 0xff11000000000000 - 0xff1100000ffe0000   ( 255 MB)",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "an unknown word",
+        append: "nokalsr quiet",
+        says: &[
+            "command line: \"nokalsr\" is not known and was not used",
+            "command line: \"quiet\" is not known and was not used",
+        ],
+        never: &["KASLR: off", "panicked"],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "an unknown provocation",
+        append: "provoke=chaos",
+        says: &["command line: \"provoke=chaos\" was not used; provoke= knows write-text"],
+        ..BootCase::USUAL
+    },
+];
+
+/// A boot that provokes a fault, at addresses that are the same every time.
+macro_rules! fault {
+    ($provocation:literal, $($text:literal),+) => {
+        BootCase {
+            name: concat!("fault, ", $provocation),
+            append: concat!("nokaslr provoke=", $provocation),
+            ends: Ending::Failure,
+            says: &[$($text,)+ "kspace: stopped by a fault"],
+            never: &["nothing faulted", "panicked"],
+            ..BootCase::USUAL
+        }
+    };
+}
+
+/// One boot per fault that the kernel can be asked for; each must name what was touched.
+const FAULTS: &[BootCase] = &[
+    fault!("write-text", "provoke: writing ffffffff81"),
+    fault!("write-rodata", "provoke: writing ffffffff81"),
+    fault!("write-text-alias", "provoke: writing ff1100000"),
+    fault!("execute-data", "provoke: jumping to fffffe00"),
+    fault!("null", "provoke: reading 0000000000000000"),
+    fault!("non-canonical", "provoke: reading 0123456789abcdef"),
+    fault!("stack-overflow", "fault"),
+    fault!("guard-page", "provoke: reading fffffe0000005ff8"),
+    fault!("vmalloc", "provoke: reading ffa0000000000000"),
+    fault!("direct-map-hole", "provoke: reading ff1100000ffe0000"),
+    fault!("hole", "provoke: reading ffd3fffffffff000"),
+];
+
+/// CPUs that lack what the kernel cannot do without.
+const POOR_CPUS: &[BootCase] = &[
+    BootCase {
+        name: "a CPU without long mode",
+        without: &["lm"],
+        ends: Ending::Failure,
+        says: &[
+            "kspace: this CPU has no long mode (CPUID 80000001h EDX bit 29 is 0): kspace on x86-64 needs a 64-bit CPU",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "a CPU without NX",
+        without: &["nx"],
+        ends: Ending::Failure,
+        says: &[
+            "kspace: this CPU has no NX (CPUID 80000001h EDX bit 20 is 0): kspace never maps writable memory executable, and cannot without it",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "a CPU without PSE",
+        without: &["pse"],
+        ends: Ending::Failure,
+        says: &[
+            "kspace: this CPU has no PSE (CPUID 1 EDX bit 3 is 0): the direct map needs large pages",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "a CPU without PAE",
+        without: &["pae"],
+        ends: Ending::Failure,
+        says: &["kspace: this CPU has no PAE (CPUID 1 EDX bit 6 is 0): long mode needs it"],
+        ..BootCase::USUAL
+    },
+];

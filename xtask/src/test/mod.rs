@@ -2,6 +2,7 @@
 
 mod boot_table;
 mod boots;
+mod hostile_boots;
 mod report;
 mod start_info;
 mod steps;
@@ -18,6 +19,7 @@ use crate::host::packages;
 use crate::host::toolchain::{BARE_METAL, THIRTY_TWO_BIT, Toolchain};
 use crate::kernel::Kernel;
 use crate::nearest::hint;
+use crate::oracle::{self, Configuration};
 use crate::qemu::machine::QEMU;
 use report::{Failed, Outcome, Passed, Report};
 
@@ -116,13 +118,39 @@ fn boots(all: bool) -> Vec<Check> {
     });
     let table = boot_table::BOOTS
         .iter()
-        .filter(move |case| all || !case.slow)
-        .map(|case| {
-            Check::new(format!("boot {}", case.name), move |context| {
-                boots::check(case, &context.qemu()?, context.kernel()?)
-            })
-        });
-    std::iter::once(machinery).chain(table).collect()
+        .copied()
+        .flatten()
+        .filter(move |case| all || !case.slow);
+    let table = table.map(|case| {
+        Check::new(format!("boot {}", case.name), move |context| {
+            boots::check(case, &context.qemu()?, context.kernel()?)
+        })
+    });
+    let repeated = [
+        Check::new("boot KASLR draws anew", |context| {
+            boots::draws_anew(&context.qemu()?, context.kernel()?)
+        }),
+        Check::new("boot repeats exactly when counted", |context| {
+            boots::repeats_when_counted(&context.qemu()?, context.kernel()?)
+        }),
+    ];
+    let configurations = if all {
+        Configuration::all()
+    } else {
+        Configuration::covering().to_vec()
+    };
+    let oracle = configurations.into_iter().map(|configuration| {
+        Check::new(format!("oracle {}", configuration.name()), move |context| {
+            let agreed = oracle::compare(&configuration, &context.qemu()?, context.kernel()?)?;
+            let (leaves, tables) = (agreed.leaves, agreed.tables);
+            Ok(Passed::noting(format!("{leaves} entries, {tables} tables")))
+        })
+    });
+    std::iter::once(machinery)
+        .chain(table)
+        .chain(repeated)
+        .chain(oracle)
+        .collect()
 }
 
 /// What checks share; each part is found or built when the first check needs it.

@@ -62,7 +62,7 @@ pub(crate) fn boot_altered(
     alter(&mut gdb, alteration)?;
     gdb.clear_break(entry)?;
     gdb.detach()?;
-    paused.to_its_end(limit)
+    paused.until_its_end(limit)
 }
 
 fn alter(gdb: &mut Gdb, alteration: Alteration) -> Result {

@@ -1,0 +1,370 @@
+//! The third reading: which pages there should be, from the log's memory map and block, the ELF file, and the layout's rules.
+//!
+//! What a boot draws (addresses under KASLR) is taken from its log; everything else is computed here, by the library's pure parts
+//! and never by the code that edited the tables:
+//!
+//! ```text
+//!   direct map     kspace::direct_map::plan of the printed memory map, at the printed base
+//!   image          the ELF file's sections at the printed address, code, constants and variables apart
+//!   CPU entry      the IDT and CPU 0's parts; which frames back them is the kernel's choice, but none may back two
+//!   fixmap         the local APIC's registers, uncached
+//!   elsewhere      nothing
+//! ```
+
+use std::collections::BTreeSet;
+
+use kspace::direct_map::plan;
+use kspace::image::ImageMap;
+use kspace_frames::{FirmwareEntry, MemoryMap};
+use kspace_layout::{
+    AreaKind, EntryPart, FRAME_SIZE, FixmapSlot, Layout, PageSize, PagingMode, PhysAddr, Regions,
+    RowKind, VirtAddr, VirtRange, X86_64,
+};
+use kspace_paging::{Access, CacheType, Limits, Protection};
+
+use super::Configuration;
+use super::walked::WalkedPage;
+use crate::failure::{Failure, Result};
+use crate::kernel::Kernel;
+
+/// Where the local APIC's registers are after reset (Intel SDM vol. 3, section 12.4.1).
+const LOCAL_APIC: u64 = 0xfee0_0000;
+
+/// A page that should be mapped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ExpectedPage {
+    virt: VirtAddr,
+    /// Where it leads; `None` where the kernel chooses a frame of RAM.
+    phys: Option<PhysAddr>,
+    size: PageSize,
+    protection: Protection,
+    what: String,
+}
+
+/// Every page that `configuration`, booted with this log, should have, in ascending order of address.
+///
+/// # Errors
+///
+/// When the log lacks something or contradicts the layout.
+pub(super) fn pages(
+    configuration: &Configuration,
+    mode: PagingMode,
+    log: &str,
+    kernel: &Kernel,
+) -> Result<Vec<ExpectedPage>> {
+    let (levels, asked) = (mode.levels(), if configuration.five_level { 5 } else { 4 });
+    if levels != asked {
+        return Err(Failure::failed(format!(
+            "the CPU walks {levels} levels, not {asked}"
+        )));
+    }
+    let map = memory_map(log)?;
+    let layout = layout(configuration, mode, log, &map, kernel)?;
+    let limits = Limits::WIDEST.with_gigabyte_pages(configuration.gigabyte_pages);
+
+    let mut pages = Vec::new();
+    direct_map(&layout, &map, limits, &mut pages)?;
+    image(&layout, &mut pages)?;
+    cpu_entry(&layout, &mut pages)?;
+    fixmap(&layout, &mut pages);
+    pages.sort_by_key(|page| page.virt);
+    Ok(pages)
+}
+
+/// Reads the log's lines `BIOS-e820: [mem 0x…-0x…] usable`.
+fn memory_map(log: &str) -> Result<MemoryMap> {
+    let entries: Vec<FirmwareEntry> = log.lines().filter_map(e820).collect();
+    MemoryMap::from_firmware(entries, 52, |_| {})
+        .map_err(|error| Failure::failed(format!("the log's memory map: {error}")))
+}
+
+fn e820(line: &str) -> Option<FirmwareEntry> {
+    let (range, kind) = line.split_once("BIOS-e820: [mem 0x")?.1.split_once("] ")?;
+    let (start, last) = range.split_once("-0x")?;
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    let (start, last) = (number(start)?, number(last)?);
+    // Only RAM matters for what is mapped; every other kind is as good as reserved.
+    let kind = if kind.trim() == "usable" { 1 } else { 2 };
+    Some(FirmwareEntry {
+        start,
+        size: last.checked_sub(start)?.checked_add(1)?,
+        kind,
+    })
+}
+
+/// The layout that the log's block describes. Its own block must come out the same, line for line.
+fn layout(
+    configuration: &Configuration,
+    mode: PagingMode,
+    log: &str,
+    map: &MemoryMap,
+    kernel: &Kernel,
+) -> Result<Layout> {
+    let text = row(log, ".text")?;
+    let image = kernel.image_at(text.start())?;
+    let mut parameters = X86_64::new(mode, map.ram_last()).image(image);
+    if configuration.kaslr {
+        parameters = parameters.regions(regions(log, map)?);
+    }
+    let layout = parameters
+        .build()
+        .map_err(|error| Failure::failed(format!("the log's block is no layout: {error}")))?;
+    for expected in layout.block().rows() {
+        let (found, expected) = (printed_row(log, expected.name())?, expected.to_string());
+        if found != expected {
+            return Err(Failure::failed(format!(
+                "the block: the kernel printed \"{found}\", the layout prints \"{expected}\""
+            )));
+        }
+    }
+    Ok(layout)
+}
+
+/// The areas that KASLR moved. The block prints how much of the direct map is in use, not how much is reserved for it; the
+/// least that can be reserved serves as well, because nothing is mapped in the rest.
+fn regions(log: &str, map: &MemoryMap) -> Result<Regions> {
+    let reserved = map.ram_end_u64().next_multiple_of(1 << 40);
+    let direct_map = VirtRange::try_new(row(log, RowKind::Lowmem.name())?.start(), reserved)
+        .map_err(|error| Failure::failed(error.to_string()))?;
+    Ok(Regions {
+        direct_map,
+        vmalloc: row(log, AreaKind::Vmalloc.name())?,
+        vmemmap: row(log, AreaKind::Vmemmap.name())?,
+    })
+}
+
+/// The block's row of this name, without the time before it.
+fn printed_row<'a>(log: &'a str, name: &str) -> Result<&'a str> {
+    let rows = log
+        .lines()
+        .skip_while(|line| !line.contains(kspace_layout::Block::HEADING))
+        .skip(1);
+    rows.take(10)
+        .map(|line| line.split_once("] ").map_or(line, |(_, text)| text))
+        .find(|line| line.trim_start().split(' ').next() == Some(name))
+        .ok_or_else(|| Failure::failed(format!("the log's block has no row {name}")))
+}
+
+/// The range in that row.
+fn row(log: &str, name: &str) -> Result<VirtRange> {
+    let line = printed_row(log, name)?;
+    parse_row(line).ok_or_else(|| Failure::failed(format!("the log's block: not a range: {line}")))
+}
+
+fn parse_row(line: &str) -> Option<VirtRange> {
+    let (start, rest) = line.split_once(": 0x")?.1.split_once(" - 0x")?;
+    let end = rest.split_whitespace().next()?;
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    let start = VirtAddr::try_new(number(start)?).ok()?;
+    VirtRange::try_from_bounds(start, VirtAddr::try_new(number(end)?.wrapping_sub(1)).ok()?).ok()
+}
+
+fn direct_map(
+    layout: &Layout,
+    map: &MemoryMap,
+    limits: Limits,
+    pages: &mut Vec<ExpectedPage>,
+) -> Result {
+    let base = layout
+        .phys_to_virt(PhysAddr::ZERO)
+        .map_err(|error| Failure::failed(format!("the layout's direct map: {error}")))?;
+    let image = image_map(layout)?;
+    for run in plan(map, layout.mode(), limits).with_image(&image).runs() {
+        let what = format!("direct map of {}", run.phys);
+        for offset in (0..run.phys.size()).step_by(run.page.bytes() as usize) {
+            let phys = run.phys.start().checked_add(offset);
+            let virt = phys.and_then(|phys| base.checked_add(phys.as_u64()));
+            let (Ok(phys), Ok(virt)) = (phys, virt) else {
+                return Err(Failure::failed(format!("{what}: leaves the address space")));
+            };
+            pages.push(ExpectedPage {
+                virt,
+                phys: Some(phys),
+                size: run.page,
+                protection: Protection::kernel(run.access),
+                what: what.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn image_map(layout: &Layout) -> Result<ImageMap> {
+    let image = layout
+        .image()
+        .ok_or_else(|| Failure::failed("the layout has no image"))?;
+    ImageMap::try_new(image).map_err(|error| Failure::failed(error.to_string()))
+}
+
+/// The image's pages: 2 MiB where addresses and sections allow, else 4 KiB.
+fn image(layout: &Layout, pages: &mut Vec<ExpectedPage>) -> Result {
+    let large = PageSize::Size2M.bytes();
+    for run in image_map(layout)?.runs() {
+        let mut offset = 0;
+        while offset < run.virt.size() {
+            let (Ok(virt), Ok(phys)) = (
+                run.virt.start().checked_add(offset),
+                run.phys.checked_add(offset),
+            ) else {
+                return Err(Failure::failed("the image leaves the address space"));
+            };
+            let fits = virt.is_aligned(large)
+                && phys.is_aligned(large)
+                && run.virt.size() - offset >= large;
+            let size = if fits {
+                PageSize::Size2M
+            } else {
+                PageSize::Size4K
+            };
+            pages.push(ExpectedPage {
+                virt,
+                phys: Some(phys),
+                size,
+                protection: Protection::kernel(run.access),
+                what: format!("image, {}", run.access),
+            });
+            offset += size.bytes();
+        }
+    }
+    Ok(())
+}
+
+fn cpu_entry(layout: &Layout, pages: &mut Vec<ExpectedPage>) -> Result {
+    let area = layout
+        .cpu_entry()
+        .ok_or_else(|| Failure::failed("the layout has no CPU entry area"))?;
+    let mut add = |range: VirtRange, access, what: String| {
+        pages.extend(four_kib(range).map(|virt| ExpectedPage {
+            virt,
+            phys: None,
+            size: PageSize::Size4K,
+            protection: Protection::kernel(access),
+            what: what.clone(),
+        }));
+    };
+    add(area.idt(), Access::ReadOnly, "the IDT".to_owned());
+    for part in EntryPart::ALL {
+        if let Some(range) = area.part(0, part) {
+            let access = if part.writable() {
+                Access::ReadWrite
+            } else {
+                Access::ReadOnly
+            };
+            add(range, access, format!("CPU 0's {part}"));
+        }
+    }
+    Ok(())
+}
+
+fn fixmap(layout: &Layout, pages: &mut Vec<ExpectedPage>) {
+    let slot = layout
+        .fixmap()
+        .and_then(|fixmap| fixmap.address(FixmapSlot::LocalApic));
+    pages.extend(slot.map(|virt| ExpectedPage {
+        virt,
+        phys: Some(PhysAddr::new(LOCAL_APIC)),
+        size: PageSize::Size4K,
+        protection: Protection::KERNEL_DATA.with_cache(CacheType::Uncached),
+        what: "the local APIC's fixmap slot".to_owned(),
+    }));
+}
+
+fn four_kib(range: VirtRange) -> impl Iterator<Item = VirtAddr> {
+    // Every page of a range of whole pages begins inside it.
+    (0..range.size())
+        .step_by(FRAME_SIZE as usize)
+        .filter_map(move |offset| range.start().checked_add(offset).ok())
+}
+
+/// Compares the third reading with the second.
+///
+/// # Errors
+///
+/// The first page in which they differ.
+pub(super) fn same_pages(expected: &[ExpectedPage], walked: &[WalkedPage]) -> Result {
+    let mut chosen = BTreeSet::new();
+    let mut walked = walked.iter().peekable();
+    for page in expected {
+        if let Some(stray) = walked.next_if(|found| found.leaf.virt < page.virt.as_u64()) {
+            return Err(stray_page(stray));
+        }
+        let found = walked.next_if(|found| found.leaf.virt == page.virt.as_u64());
+        let Some(found) = found else {
+            return Err(Failure::failed(format!(
+                "{} ({}) is not mapped",
+                page.virt, page.what
+            )));
+        };
+        let phys_agrees = match page.phys {
+            Some(phys) => phys.as_u64() == found.leaf.phys,
+            None => chosen.insert(found.leaf.phys),
+        };
+        if !phys_agrees || found.size != page.size || !found.attributes.grants(page.protection) {
+            let phys = page
+                .phys
+                .map_or("a frame of its own".to_owned(), |phys| phys.to_string());
+            return Err(Failure::failed(format!(
+                "{} ({}) should be {} at {phys}, {:?}; it is {} at {:016x}, {}",
+                page.virt,
+                page.what,
+                page.size,
+                page.protection,
+                found.size,
+                found.leaf.phys,
+                found.attributes
+            )));
+        }
+    }
+    walked.next().map_or(Ok(()), |stray| Err(stray_page(stray)))
+}
+
+fn stray_page(page: &WalkedPage) -> Failure {
+    Failure::failed(format!(
+        "{:016x} should not be mapped; it is {} at {:016x}, {}",
+        page.leaf.virt, page.size, page.leaf.phys, page.attributes
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_map_lines_are_read_as_linux_prints_them() {
+        let line = "[    0.000000] BIOS-e820: [mem 0x0000000000000000-0x000000000009fbff] usable";
+        assert_eq!(
+            e820(line),
+            Some(FirmwareEntry {
+                start: 0,
+                size: 0x9fc00,
+                kind: 1
+            })
+        );
+        let line = "BIOS-e820: [mem 0x00000000fffc0000-0x00000000ffffffff] ACPI data";
+        assert_eq!(
+            e820(line),
+            Some(FirmwareEntry {
+                start: 0xfffc_0000,
+                size: 0x4_0000,
+                kind: 2
+            })
+        );
+        assert_eq!(e820("BIOS-provided physical RAM map:"), None);
+    }
+
+    #[test]
+    fn rows_of_the_block_are_found_by_name() {
+        let log = "\
+[    0.1] vmalloc : not yet
+[    0.1] virtual kernel memory layout:
+[    0.1]     fixmap  : 0xffffffffff57c000 - 0xffffffffff600000   ( 528 kB)
+[    0.1]     vmalloc : 0xffffc90000000000 - 0xffffe90000000000   (  32 TB)
+";
+        let vmalloc = row(log, "vmalloc").unwrap();
+        assert_eq!(vmalloc.to_string(), "ffffc90000000000-ffffe8ffffffffff");
+        assert_eq!(
+            row(log, "vmemmap").unwrap_err().to_string(),
+            "kspace: the log's block has no row vmemmap"
+        );
+    }
+}
