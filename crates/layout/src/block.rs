@@ -32,8 +32,20 @@ use crate::{AreaKind, Layout, SectionKind, VirtRange};
 /// What a row of the block is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RowKind {
-    /// An area, by its reserved range.
-    Area(AreaKind),
+    /// The permanent fixmap.
+    Fixmap,
+    /// The vsyscall page.
+    Vsyscall,
+    /// Modules.
+    Modules,
+    /// The CPU entry areas.
+    CpuEntry,
+    /// Where high memory is mapped for a while.
+    Pkmap,
+    /// The records of frames, by what is reserved for them.
+    Vmemmap,
+    /// The vmalloc area.
+    Vmalloc,
     /// The covered part of the direct map.
     Lowmem,
     /// The image's parts that are needed only while booting.
@@ -46,22 +58,22 @@ pub enum RowKind {
 
 /// The rows of 32-bit and of 64-bit modes, from the top.
 const ROWS_32: &[RowKind] = &[
-    RowKind::Area(AreaKind::Fixmap),
-    RowKind::Area(AreaKind::CpuEntry),
-    RowKind::Area(AreaKind::Pkmap),
-    RowKind::Area(AreaKind::Vmalloc),
+    RowKind::Fixmap,
+    RowKind::CpuEntry,
+    RowKind::Pkmap,
+    RowKind::Vmalloc,
     RowKind::Lowmem,
     RowKind::Init,
     RowKind::Data,
     RowKind::Text,
 ];
 const ROWS_64: &[RowKind] = &[
-    RowKind::Area(AreaKind::Fixmap),
-    RowKind::Area(AreaKind::Vsyscall),
-    RowKind::Area(AreaKind::Modules),
-    RowKind::Area(AreaKind::CpuEntry),
-    RowKind::Area(AreaKind::Vmemmap),
-    RowKind::Area(AreaKind::Vmalloc),
+    RowKind::Fixmap,
+    RowKind::Vsyscall,
+    RowKind::Modules,
+    RowKind::CpuEntry,
+    RowKind::Vmemmap,
+    RowKind::Vmalloc,
     RowKind::Lowmem,
     RowKind::Init,
     RowKind::Data,
@@ -72,27 +84,20 @@ impl RowKind {
     /// The row's name in the block.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Area(AreaKind::CpuEntry) => "cpu_entry",
-            Self::Area(kind) => kind.name(),
-            Self::Lowmem => "lowmem",
-            Self::Init => ".init",
-            Self::Data => ".data",
-            Self::Text => ".text",
-        }
+        self.field().trim_ascii()
     }
 
-    /// The 12 columns before the colon. Linux indents by eye: the short names stand flush left at column 4.
+    /// The 12 columns before the colon. Linux indents by eye: area names stand flush left at column 4 where they fit, and
+    /// the image's rows a little to the right.
     const fn field(self) -> &'static str {
         match self {
-            Self::Area(AreaKind::Fixmap) => "    fixmap  ",
-            Self::Area(AreaKind::Vsyscall) => "   vsyscall ",
-            Self::Area(AreaKind::Modules) => "    modules ",
-            Self::Area(AreaKind::CpuEntry) => "  cpu_entry ",
-            Self::Area(AreaKind::Pkmap) => "    pkmap   ",
-            Self::Area(AreaKind::Vmemmap) => "    vmemmap ",
-            Self::Area(AreaKind::Vmalloc) => "    vmalloc ",
-            Self::Area(_) => "            ",
+            Self::Fixmap => "    fixmap  ",
+            Self::Vsyscall => "   vsyscall ",
+            Self::Modules => "    modules ",
+            Self::CpuEntry => "  cpu_entry ",
+            Self::Pkmap => "    pkmap   ",
+            Self::Vmemmap => "    vmemmap ",
+            Self::Vmalloc => "    vmalloc ",
             Self::Lowmem => "    lowmem  ",
             Self::Init => "      .init ",
             Self::Data => "      .data ",
@@ -102,12 +107,19 @@ impl RowKind {
 
     /// The row's range in `layout`; `None` when the layout has nothing for it.
     fn range(self, layout: &Layout) -> Option<VirtRange> {
+        let area = |kind| Some(layout.area(kind)?.range());
         let sections = |first, last| {
             let image = layout.image()?;
             hull(image.section(first), image.section(last))
         };
         match self {
-            Self::Area(kind) => Some(layout.area(kind)?.range()),
+            Self::Fixmap => area(AreaKind::Fixmap),
+            Self::Vsyscall => area(AreaKind::Vsyscall),
+            Self::Modules => area(AreaKind::Modules),
+            Self::CpuEntry => area(AreaKind::CpuEntry),
+            Self::Pkmap => area(AreaKind::Pkmap),
+            Self::Vmemmap => area(AreaKind::Vmemmap),
+            Self::Vmalloc => area(AreaKind::Vmalloc),
             Self::Lowmem => layout.direct_map_covered(),
             Self::Init => sections(SectionKind::InitText, SectionKind::InitData),
             Self::Data => sections(SectionKind::Rodata, SectionKind::Data),
@@ -184,7 +196,7 @@ impl Row {
             return UNITS.into_iter().find(ten_or_more).unwrap_or(kilobytes);
         }
         match self.kind {
-            RowKind::Lowmem | RowKind::Area(AreaKind::Vmalloc) => megabytes,
+            RowKind::Lowmem | RowKind::Vmalloc => megabytes,
             _ => kilobytes,
         }
     }

@@ -315,7 +315,7 @@ impl fmt::Display for TranslateError {
             ),
             Self::NotLinear { virt, place } => write!(
                 f,
-                "{virt}: {place}, where addresses have no fixed offset to physical memory; walk the page tables",
+                "{virt}: {place}, neither in what the direct map covers nor in the image; walk the page tables",
             ),
         }
     }

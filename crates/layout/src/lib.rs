@@ -1,4 +1,5 @@
 #![doc = include_str!("../docs/crate.md")]
+#![doc = include_str!("../docs/pictures.md")]
 #![no_std]
 #![forbid(unsafe_code)]
 
