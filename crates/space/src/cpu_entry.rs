@@ -1,15 +1,15 @@
 //! The CPU entry area: descriptor tables and stacks of each CPU, on frames of their own.
 //!
-//! Where each part lies, and where the guards, [`CpuEntryArea`] says; here the parts get frames. Descriptor tables are mapped
-//! read-only: a kernel fills them through the direct map, so that no stray write can redirect an interrupt.
+//! Where each part lies, and where the guards, [`CpuEntryArea`] says; here the parts get frames. Descriptor tables are
+//! mapped read-only: a kernel fills them through the direct map, so that no stray write can redirect an interrupt.
 
 use core::fmt;
 
 use kspace_layout::{AddressError, CpuEntryArea, EntryPart, FRAME_SIZE, PageSize, VirtRange};
 use kspace_paging::{Access, EditError, Editor, EntryFormat, FrameSource, PhysMemory, Protection};
 
-/// Gives every part of `cpu`'s entry area zeroed frames and maps them; the guards stay unmapped. The IDT, which all CPUs share,
-/// comes with CPU 0.
+/// Gives every part of `cpu`'s entry area zeroed frames and maps them; the guards stay unmapped. The IDT, which all
+/// CPUs share, comes with CPU 0.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! A kernel's own address space on x86: the direct map, the kernel image, what is checked about them, and what a fault in them
-//! means.
+//! A kernel's own address space on x86: the direct map, the kernel image, what is checked about them, and what a fault
+//! in them means.
 //!
 //! ```text
 //!   MemoryMap --> direct_map::plan --> direct_map::build --.
@@ -14,6 +14,7 @@
 
 pub mod cpu_entry;
 pub mod direct_map;
+pub mod fault;
 pub mod image;
 mod table_frames;
 pub mod verify;

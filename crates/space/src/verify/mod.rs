@@ -29,6 +29,7 @@ use crate::image::ImageMap;
 
 pub use difference::{Aspect, Difference, Whereabouts};
 pub use expect::{Expected, FixedPage};
+pub use rows::verify_block;
 
 use compare::{Tally, compare};
 
@@ -71,8 +72,7 @@ pub fn verify<M: EntryRead + ?Sized>(
     for place in claims.layout.places() {
         check.place(place)?;
     }
-    rows::check(walker, claims.layout)?;
-    check.verified.rows = claims.layout.block().rows().count() as u64;
+    check.verified.rows = verify_block(walker, claims.layout)?;
     Ok(check.verified)
 }
 

@@ -9,14 +9,23 @@ use kspace_paging::{EntryRead, Run, Walker};
 
 use super::Difference;
 
-pub(super) fn check<M: EntryRead + ?Sized>(
+/// Holds every row of the printed block against the tables that `walker` reads: what is only reserved is empty, lowmem
+/// begins and ends with a page and has none behind it, and text, data and init are mapped as such. Part of
+/// [`verify`](super::verify); returns the number of rows.
+///
+/// # Errors
+///
+/// [`Difference::Row`], or [`Difference::Obstacle`].
+pub fn verify_block<M: EntryRead + ?Sized>(
     walker: &Walker<'_, M>,
     layout: &Layout,
-) -> Result<(), Difference> {
-    layout
-        .block()
-        .rows()
-        .try_for_each(|row| check_row(walker, layout, row))
+) -> Result<u64, Difference> {
+    let mut rows = 0;
+    for row in layout.block().rows() {
+        check_row(walker, layout, row)?;
+        rows += 1;
+    }
+    Ok(rows)
 }
 
 fn check_row<M: EntryRead + ?Sized>(

@@ -1,0 +1,168 @@
+//! A small machine that a kernel has built its address space on: 3 GiB of RAM with the usual holes, one CPU.
+
+// Each test program uses its own part of this.
+#![allow(dead_code)]
+
+use kspace::direct_map::{self, Plan};
+use kspace::image::{self, ImageMap};
+use kspace::verify::{Claims, FixedPage};
+use kspace_frames::{FirmwareEntry, MemoryMap};
+use kspace_layout::{
+    AreaKind, EntryPart, Fixmap, FixmapSlot, KernelImage, Layout, PageSize, PagingMode, PhysAddr,
+    PhysRange, SectionKind, VirtAddr, VirtRange, X86_64,
+};
+use kspace_paging::{Access, CacheType, Editor, FrameSource, Limits, LongMode, Protection, Walker};
+use kspace_sim::{SimFrames, SimMemory};
+
+pub const MIB: u64 = 1 << 20;
+pub const GIB: u64 = 1 << 30;
+
+/// The image's place in physical memory.
+pub const IMAGE_PHYS: PhysAddr = PhysAddr::new(0x100_0000);
+pub const IMAGE_VIRT: VirtAddr = VirtAddr::new(0xffff_ffff_8100_0000);
+
+/// RAM up to 1 GiB and from 4 to 6 GiB, with the old hole below 1 MiB, nothing at 512 MiB, and ACPI tables at 1008 MiB.
+pub fn memory_map() -> MemoryMap {
+    let entry = |start, end: u64, kind| FirmwareEntry {
+        start,
+        size: end - start,
+        kind,
+    };
+    let entries = [
+        entry(0, 0x9_fc00, 1),
+        entry(0x9_fc00, 0xa_0000, 2),
+        entry(0xf_0000, 0x10_0000, 2),
+        entry(0x10_0000, 512 * MIB, 1),
+        entry(513 * MIB, 1008 * MIB, 1),
+        entry(1008 * MIB, 1009 * MIB, 3),
+        entry(1009 * MIB, GIB, 1),
+        entry(4 * GIB, 6 * GIB, 1),
+    ];
+    MemoryMap::from_firmware(entries, 40, |_| ()).expect("a sound map")
+}
+
+/// An image of 3 MiB of text, constants, data and bss, with a page between constants and data that no section has.
+pub fn kernel_image() -> KernelImage {
+    let at =
+        |offset, size| VirtRange::new(IMAGE_VIRT.checked_add(offset).expect("in the image"), size);
+    KernelImage::try_new(at(0, 0x40_5800), IMAGE_PHYS)
+        .expect("a sound image")
+        .with_section(SectionKind::Text, at(0, 0x30_0000))
+        .with_section(SectionKind::Rodata, at(0x30_0000, 0x8_0123))
+        .with_section(SectionKind::Data, at(0x38_2000, 0x2345))
+        .with_section(SectionKind::Bss, at(0x38_4345, 0x8_14bb))
+}
+
+pub fn layout(mode: PagingMode) -> Layout {
+    X86_64::new(mode, memory_map().ram_last())
+        .image(kernel_image())
+        .build()
+        .expect("a sound layout")
+}
+
+pub fn fixed_pages() -> [FixedPage; 1] {
+    let page = Fixmap.address(FixmapSlot::LocalApic).expect("a slot");
+    [FixedPage {
+        page,
+        phys: PhysAddr::new(0xfee0_0000),
+        protection: Protection::kernel(Access::ReadWrite).with_cache(CacheType::Uncached),
+    }]
+}
+
+/// Memory and the frames for tables: 16 MiB at 768 MiB.
+pub struct Machine {
+    pub memory: SimMemory,
+    pub mode: PagingMode,
+    pub limits: Limits,
+    pub map: MemoryMap,
+    pub layout: Layout,
+    pub fixed: [FixedPage; 1],
+}
+
+impl Machine {
+    pub fn new(mode: PagingMode, limits: Limits) -> Self {
+        Self {
+            memory: SimMemory::sparse(),
+            mode,
+            limits,
+            map: memory_map(),
+            layout: layout(mode),
+            fixed: fixed_pages(),
+        }
+    }
+
+    pub fn frames(&self) -> SimFrames<'_> {
+        SimFrames::new(
+            &self.memory,
+            PhysRange::new(PhysAddr::new(768 * MIB), 16 * MIB),
+        )
+    }
+
+    pub fn claims(&self) -> Claims<'_> {
+        Claims {
+            layout: &self.layout,
+            map: &self.map,
+            limits: self.limits,
+            cpus: 1,
+            fixed: &self.fixed,
+        }
+    }
+
+    pub fn editor<'a>(&'a self, frames: &'a SimFrames<'a>) -> SimEditor<'a> {
+        let root = frames.allocate().expect("a frame for the root");
+        // SAFETY: nobody else edits these tables, and no CPU uses them.
+        unsafe { Editor::new(self.mode, root, self.limits, &self.memory, frames) }
+            .expect("an editor")
+    }
+
+    pub fn walker(&self, root: PhysAddr) -> Walker<'_, SimMemory> {
+        Walker::new(self.mode, root, &self.memory).with_limits(self.limits)
+    }
+
+    /// Builds everything, as a kernel does at boot.
+    pub fn build(&self, editor: &SimEditor<'_>) {
+        let sections = ImageMap::try_new(&kernel_image()).expect("sections on pages");
+        let plan = Plan::for_layout(&self.layout, &self.map, self.limits).with_image(&sections);
+        direct_map::build(editor, &self.layout, &plan).expect("a direct map");
+        image::build(editor, &sections).expect("an image");
+        self.build_cpu_entry(editor);
+        for fixed in &self.fixed {
+            let page = VirtRange::new(fixed.page, 4096);
+            editor
+                .map(page, fixed.phys, fixed.protection, PageSize::Size4K)
+                .expect("a fixmap page");
+        }
+    }
+
+    /// IDT and parts of CPU 0, on frames from 64 MiB on.
+    fn build_cpu_entry(&self, editor: &SimEditor<'_>) {
+        let area = self.layout.cpu_entry().expect("x86-64 has one");
+        let idt = (area.idt(), Access::ReadOnly);
+        let parts = EntryPart::ALL.map(|part| {
+            let access = if part.writable() {
+                Access::ReadWrite
+            } else {
+                Access::ReadOnly
+            };
+            (area.part(0, part).expect("CPU 0 fits"), access)
+        });
+        let mut frame = 64 * MIB;
+        for (range, access) in core::iter::once(idt).chain(parts) {
+            let phys = PhysAddr::new(frame);
+            editor
+                .map(range, phys, Protection::kernel(access), PageSize::Size4K)
+                .expect("a part");
+            frame += range.size();
+        }
+    }
+
+    pub fn start_of(&self, kind: AreaKind) -> VirtAddr {
+        self.layout
+            .area(kind)
+            .expect("x86-64 has it")
+            .range()
+            .start()
+    }
+}
+
+pub type SimEditor<'a> = Editor<'a, LongMode, SimMemory, SimFrames<'a>>;
