@@ -18,6 +18,8 @@ pub struct CommandLine {
     pub nogbpages: bool,
     /// `mem=SIZE`: use no physical memory above this many bytes.
     pub mem: Option<u64>,
+    /// `dmesg`: print the log once more before the end, read back from its ring.
+    pub dmesg: bool,
     /// `halt`: stay halted after boot instead of leaving the virtual machine.
     pub halt: bool,
     /// `provoke=NAME`: provoke a fault once booted, to see it explained.
@@ -86,7 +88,7 @@ impl fmt::Display for Rejected<'_> {
         match self {
             Self::Unknown(word) => write!(
                 f,
-                "command line: \"{word}\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= halt provoke="
+                "command line: \"{word}\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt provoke="
             ),
             Self::BadSize(word, error) => {
                 write!(f, "command line: \"{word}\" was not used: {error}")
@@ -135,6 +137,7 @@ impl CommandLine {
             "nokaslr" => self.nokaslr = true,
             "no5lvl" => self.no5lvl = true,
             "nogbpages" => self.nogbpages = true,
+            "dmesg" => self.dmesg = true,
             "halt" => self.halt = true,
             _ => {
                 if let Some(value) = word.strip_prefix("mem=") {
@@ -169,13 +172,15 @@ mod tests {
 
     #[test]
     fn known_words_are_taken_and_spaces_ignored() {
-        let (parsed, messages) = check(b"  nokaslr no5lvl\tnogbpages  mem=64M halt provoke=null ");
+        let (parsed, messages) =
+            check(b"  nokaslr no5lvl\tnogbpages  mem=64M dmesg halt provoke=null ");
         assert_eq!(messages, Vec::<String>::new());
         let expected = CommandLine {
             nokaslr: true,
             no5lvl: true,
             nogbpages: true,
             mem: Some(64 << 20),
+            dmesg: true,
             halt: true,
             provoke: Some(Provocation::Null),
         };
@@ -189,11 +194,11 @@ mod tests {
         assert_eq!(
             messages,
             [
-                "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= halt provoke=",
+                "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt provoke=",
                 "command line: the word at byte 8 is not UTF-8 and was not used",
                 "command line: \"provoke=fire\" was not used; provoke= knows write-text write-rodata write-text-alias \
                  execute-data null non-canonical stack-overflow guard-page vmalloc direct-map-hole hole",
-                "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= halt provoke=",
+                "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt provoke=",
             ]
         );
     }

@@ -50,6 +50,25 @@ pub fn write_record(arguments: fmt::Arguments<'_>) {
     }
 }
 
+/// Prints the ring, oldest record first, as `dmesg` does: now every line has its true time.
+pub fn replay() {
+    let log = LOG.lock();
+    let per_second = log.per_second;
+    if log.ring.dropped() > 0 {
+        arch::write_console(format_args!(
+            "({} older records were dropped)\n",
+            log.ring.dropped()
+        ));
+    }
+    for record in log.ring.records() {
+        let stamp = Stamp {
+            ticks: record.ticks,
+            per_second,
+        };
+        arch::write_console(format_args!("{stamp}{}\n", record.text()));
+    }
+}
+
 /// A line being formatted, cut where it is full.
 struct Line {
     bytes: [u8; MAX_TEXT],

@@ -6,6 +6,7 @@ mod console;
 mod cpu;
 mod descriptors;
 mod entropy;
+mod explain;
 mod leave;
 mod memory;
 mod provoke;
@@ -14,3 +15,6 @@ mod traps;
 pub use clock::ticks_since_entry;
 pub use console::write_console;
 pub use leave::{Outcome, leave};
+
+/// The format of this architecture's page-table entries.
+pub type PageFormat = kspace_paging::LongMode;

@@ -4,41 +4,54 @@
 
 use core::arch::global_asm;
 
-use spin::{Mutex, Once};
+use spin::Mutex;
 use x86_64::instructions::tables::lidt;
 use x86_64::registers::control::Cr2;
 use x86_64::structures::DescriptorTablePointer;
 
-use super::boot::Handoff;
 use super::descriptors::{InterruptStack, KERNEL_CODE};
+use super::explain;
 use super::leave::{self, Outcome};
 use crate::info;
 
 /// Vectors that the architecture defines (Intel SDM vol. 3, table 7-1).
 const VECTORS: usize = 32;
 
-const VECTOR_NMI: u64 = 2;
-const VECTOR_DOUBLE_FAULT: u64 = 8;
-const VECTOR_GENERAL_PROTECTION: u64 = 13;
-const VECTOR_PAGE_FAULT: u64 = 14;
-const VECTOR_MACHINE_CHECK: u64 = 18;
+/// Numbers of the vectors that are treated apart.
+pub mod vector {
+    /// NMI.
+    pub const NMI: u64 = 2;
+    /// #DF.
+    pub const DOUBLE_FAULT: u64 = 8;
+    /// #GP.
+    pub const GENERAL_PROTECTION: u64 = 13;
+    /// #PF.
+    pub const PAGE_FAULT: u64 = 14;
+    /// #MC.
+    pub const MACHINE_CHECK: u64 = 18;
+}
 
 /// What the stubs push, lowest address first.
 #[repr(C)]
 #[derive(Debug)]
 pub struct TrapFrame {
-    registers: [u64; 15],
-    vector: u64,
-    error_code: u64,
-    instruction: u64,
+    /// General registers, named by [`REGISTER_NAMES`].
+    pub registers: [u64; 15],
+    /// Which exception.
+    pub vector: u64,
+    /// Its error code; 0 for those without one.
+    pub error_code: u64,
+    /// Where it happened.
+    pub instruction: u64,
     code_segment: u64,
     flags: u64,
-    stack: u64,
+    /// The stack pointer then.
+    pub stack: u64,
     stack_segment: u64,
 }
 
 /// Names of `TrapFrame::registers`, in the order of the pushes reversed.
-const REGISTER_NAMES: [&str; 15] = [
+pub const REGISTER_NAMES: [&str; 15] = [
     "r15", "r14", "r13", "r12", "r11", "r10", "r9", "r8", "rbp", "rdi", "rsi", "rdx", "rcx", "rbx",
     "rax",
 ];
@@ -130,14 +143,15 @@ pub unsafe fn load_early() {
 ///
 /// `idt` must point at room for the gates of all vectors, writable, that no CPU uses as its IDT yet, or uses with the same contents.
 pub unsafe fn write_idt(idt: *mut u64, stacks: InterruptStacks) {
-    for vector in 0..VECTORS {
-        // SAFETY: only the address is taken; the stubs are code.
-        let stub = unsafe { &raw const trap_stubs[vector] } as u64;
-        let stack = match vector as u64 {
+    // SAFETY: only addresses are taken; the stubs are code.
+    let stubs = unsafe { &trap_stubs };
+    for (number, stub) in stubs.iter().enumerate() {
+        let stub = stub.as_ptr() as u64;
+        let stack = match number as u64 {
             _ if stacks == InterruptStacks::None => 0,
-            VECTOR_DOUBLE_FAULT => InterruptStack::DoubleFault as u64,
-            VECTOR_NMI => InterruptStack::Nmi as u64,
-            VECTOR_MACHINE_CHECK => InterruptStack::MachineCheck as u64,
+            vector::DOUBLE_FAULT => InterruptStack::DoubleFault as u64,
+            vector::NMI => InterruptStack::Nmi as u64,
+            vector::MACHINE_CHECK => InterruptStack::MachineCheck as u64,
             _ => 0,
         };
         // Intel SDM vol. 3, figure 7-8: offset 15:0, selector at 16, IST at 32, type e (interrupt gate) and present at 40,
@@ -149,30 +163,16 @@ pub unsafe fn write_idt(idt: *mut u64, stacks: InterruptStacks) {
             | (stub >> 16 & 0xffff) << 48;
         // SAFETY: 32 gates of 16 bytes are within the page.
         unsafe {
-            idt.add(2 * vector).write(low);
-            idt.add(2 * vector + 1).write(stub >> 32);
+            idt.add(2 * number).write(low);
+            idt.add(2 * number + 1).write(stub >> 32);
         }
     }
-}
-
-static EXPLAINED_WITH: Once<&'static Handoff> = Once::new();
-
-/// From now on faults are explained in the words of this layout.
-pub fn explain_with(handoff: &'static Handoff) {
-    EXPLAINED_WITH.call_once(|| handoff);
-}
-
-fn describe(frame: &TrapFrame, address: u64) {
-    info!(
-        "fault: vector {} at {:016x} address {address:016x}",
-        frame.vector, frame.instruction
-    );
 }
 
 /// Called by the stubs. Says what happened and ends the boot.
 extern "C" fn handle_trap(frame: &TrapFrame) -> ! {
     let address = Cr2::read_raw();
-    describe(frame, address);
+    explain::explain(frame, address);
     print_registers(frame);
     info!("kspace: stopped by a fault");
     leave::leave(Outcome::Failure)

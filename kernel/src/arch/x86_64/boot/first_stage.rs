@@ -3,19 +3,19 @@
 //! Reads what the loader left, decides (paging mode, layout), builds the kernel's tables and goes there. Anything that cannot
 //! work ends here with a [`BootError`] on the console.
 
-use kspace::direct_map::Plan;
+use kspace::direct_map;
 use kspace::image::ImageMap;
 use kspace_frames::{EarlyFrames, MemoryMap};
 use kspace_layout::{
     DEFAULT_IMAGE_START, Kaslr, KernelImage, Layout, PagingMode, PhysAddr, PhysRange, VirtAddr,
     X86_64, draw_image_virt,
 };
-use kspace_paging::Limits;
+use kspace_paging::{Access, Limits};
 
 use super::error::BootError;
 use super::handoff::{self, Handoff};
 use super::{image, present_address, relocate, second_stage, switch};
-use crate::address_space::{self, Wish};
+use crate::address_space::{self, Plan};
 use crate::arch::x86_64::cpu::{self, Features};
 use crate::arch::x86_64::entropy::Entropy;
 use crate::arch::x86_64::memory::{IDENTITY_END, Window};
@@ -80,26 +80,16 @@ fn prepare(memory: &Window, start_info: u64) -> Result<Destination, BootError> {
     let frames = EarlyFrames::new(&memory_map, window);
     let limits = limits(&features, &command_line);
     let image = *layout.image().ok_or(BootError::Missing("kernel image"))?;
-    let image_map = ImageMap::try_new(&image)?;
-    let local_apic = cpu::local_apic(&features);
-    let wish = Wish {
-        layout: &layout,
-        memory_map: &memory_map,
-        image: &image_map,
-        limits,
-        local_apic,
-    };
-    report_plan(&wish.plan());
-    let root = address_space::build(&wish, memory, &frames)?;
+    let sections = ImageMap::try_new(&image)?;
+    let plan = Plan::new(layout, memory_map, limits, cpu::local_apic(&features));
+    report_direct_map(&address_space::direct_map_plan(&plan, &sections));
+    // SAFETY: the loader's map is all there is to believe; the image, the one thing in use that must last, is reserved.
+    let root = unsafe { address_space::build(&plan, &sections, memory, &frames)? };
     let stack_top =
         address_space::boot_stack_top(&layout).ok_or(BootError::Missing("boot stack"))?;
     handoff::leave(Handoff {
         command_line,
-        limits,
-        layout,
-        memory_map,
-        image: image_map,
-        local_apic,
+        plan,
         frames,
         root,
     });
@@ -216,11 +206,16 @@ fn limits(features: &Features, command_line: &CommandLine) -> Limits {
         .with_gigabyte_pages(gigabyte_pages)
 }
 
-fn report_plan(plan: &Plan<'_>) {
+fn report_direct_map(plan: &direct_map::Plan<'_>) {
     for run in plan.runs() {
         let (start, last) = (run.phys.start(), run.phys.last());
+        let alias = if run.access == Access::ReadOnly {
+            ", read-only"
+        } else {
+            ""
+        };
         info!(
-            "direct map: [mem {start:#018x}-{last:#018x}] page {}",
+            "direct map: [mem {start:#018x}-{last:#018x}] page {}{alias}",
             run.page
         );
     }

@@ -4,11 +4,12 @@ use kspace_layout::{EntryPart, EntryStack, VirtRange};
 use kspace_paging::Walker;
 
 use super::handoff::{self, Handoff};
+use crate::address_space::{self, Plan};
 use crate::arch::x86_64::descriptors::{self, Place, StackTops};
 use crate::arch::x86_64::leave::{self, Outcome};
 use crate::arch::x86_64::memory::Window;
-use crate::arch::x86_64::{clock, provoke, traps};
-use crate::{address_space, info, log, report};
+use crate::arch::x86_64::{clock, explain, provoke};
+use crate::{info, log, report};
 
 /// Called once by [`switch`](super::switch), never to return.
 pub extern "C" fn second_stage() -> ! {
@@ -17,7 +18,7 @@ pub extern "C" fn second_stage() -> ! {
         leave::leave(Outcome::Failure)
     };
     // SAFETY: the first stage built the direct map of this layout, and its tables are in CR3.
-    let Some(memory) = (unsafe { Window::direct_map(&handoff.layout) }) else {
+    let Some(memory) = (unsafe { Window::direct_map(&handoff.plan.layout) }) else {
         info!("kspace: the layout has no direct map");
         leave::leave(Outcome::Failure)
     };
@@ -25,7 +26,7 @@ pub extern "C" fn second_stage() -> ! {
         info!("kspace: CPU 0's entry area is not mapped");
         leave::leave(Outcome::Failure)
     }
-    traps::explain_with(handoff);
+    explain::explain_with(handoff);
     if let Some(rate) = clock::measure() {
         log::set_ticks_per_second(rate);
         info!(
@@ -33,21 +34,43 @@ pub extern "C" fn second_stage() -> ! {
             rate.get() / 1_000_000
         );
     }
-    run(handoff)
-}
-
-fn run(handoff: &'static Handoff) -> ! {
-    report::memory(&handoff.memory_map, &handoff.layout, &handoff.frames);
-    report::layout(&handoff.layout);
+    check_live_tables(handoff, &memory);
+    let Plan {
+        layout, memory_map, ..
+    } = &handoff.plan;
+    report::memory(memory_map, layout, &handoff.frames);
+    report::layout(layout);
     info!(
         "kspace: {} ticks of the time-stamp counter from entry to the block above",
         clock::ticks_since_entry()
     );
+    finish(handoff)
+}
+
+/// What is printed is what is mapped, or the boot ends here.
+fn check_live_tables(handoff: &Handoff, memory: &Window) {
+    let Plan { layout, limits, .. } = &handoff.plan;
+    let walker = Walker::new(layout.mode(), handoff.root, memory).with_limits(*limits);
+    match kspace::verify::verify(&walker, &handoff.plan.claims()) {
+        Ok(verified) => info!("{verified}"),
+        Err(difference) => {
+            info!("kspace: stopped, the live page tables differ from the layout: {difference}");
+            leave::leave(Outcome::Failure)
+        }
+    }
+}
+
+fn finish(handoff: &'static Handoff) -> ! {
+    let Plan {
+        layout, memory_map, ..
+    } = &handoff.plan;
     if let Some(provocation) = handoff.command_line.provoke {
-        let hole = report::hole_in_ram(&handoff.memory_map, &handoff.layout);
-        provoke::provoke(provocation, &handoff.layout, hole);
+        provoke::provoke(provocation, layout, report::hole_in_ram(memory_map, layout));
         info!("kspace: provoked, but nothing faulted");
         leave::leave(Outcome::Failure)
+    }
+    if handoff.command_line.dmesg {
+        log::replay();
     }
     if handoff.command_line.halt {
         info!("kspace: halted (halt)");
@@ -59,8 +82,9 @@ fn run(handoff: &'static Handoff) -> ! {
 
 /// Fills and loads CPU 0's descriptor tables; `None` when its entry area is not mapped.
 fn load_descriptors(handoff: &Handoff, memory: &Window) -> Option<()> {
-    let entry = handoff.layout.cpu_entry()?;
-    let walker = Walker::new(handoff.layout.mode(), handoff.root, memory);
+    let Plan { layout, limits, .. } = &handoff.plan;
+    let entry = layout.cpu_entry()?;
+    let walker = Walker::new(layout.mode(), handoff.root, memory).with_limits(*limits);
     let place = |range: VirtRange| {
         let phys = walker.translate(range.start())?;
         let written_at = memory.pointer(phys, range.size())?.cast::<u64>();

@@ -1,0 +1,144 @@
+//! Says what a fault means, in the layout's own words: what was accessed, what lies there, and which code did it.
+
+use kspace::fault::{self, PageFault, PageTables, Spot};
+use kspace_layout::VirtAddr;
+use kspace_paging::Walker;
+use spin::Once;
+
+use super::boot::Handoff;
+use super::memory::Window;
+use super::traps::{REGISTER_NAMES, TrapFrame, vector};
+use crate::info;
+
+static KNOWN: Once<&'static Handoff> = Once::new();
+
+/// From now on faults are explained with this layout; before, only their numbers are known.
+pub fn explain_with(handoff: &'static Handoff) {
+    KNOWN.call_once(|| handoff);
+}
+
+/// Logs what `frame` means. `address` is CR2, which counts only for page faults and what follows from them.
+pub fn explain(frame: &TrapFrame, address: u64) {
+    let Some(handoff) = KNOWN.get() else {
+        info!(
+            "fault: {} during early boot, address {address:016x}, instruction {:016x}",
+            name(frame.vector),
+            frame.instruction
+        );
+        return;
+    };
+    match frame.vector {
+        vector::PAGE_FAULT => page_fault(handoff, address, frame.error_code as u32),
+        vector::DOUBLE_FAULT => {
+            info!(
+                "double fault: an exception could not be delivered on the stack at {:016x}",
+                frame.stack
+            );
+            // What could not be delivered was, if anything, a push: a write.
+            page_fault(handoff, address, kspace_paging::access::error_code::WRITE);
+        }
+        vector::GENERAL_PROTECTION => general_protection(handoff, frame),
+        other => info!("fault: {}, error code {:#x}", name(other), frame.error_code),
+    }
+    culprit(handoff, frame.instruction);
+}
+
+fn page_fault(handoff: &Handoff, address: u64, error_code: u32) {
+    let layout = &handoff.plan.layout;
+    let map = &handoff.plan.memory_map;
+    let Ok(address) = VirtAddr::try_new(address) else {
+        info!("fault: {}", fault::explain_not_canonical(layout, address));
+        return;
+    };
+    let page_fault = PageFault {
+        address,
+        error_code,
+    };
+    // SAFETY: the layout is known, so the second stage runs and the direct map is in use.
+    let memory = unsafe { Window::direct_map(layout) };
+    let walk = memory.as_ref().map(|memory| {
+        let walker = Walker::new(layout.mode(), handoff.root, memory);
+        walker.with_limits(handoff.plan.limits).walk(address)
+    });
+    let explanation = fault::explain(layout, map, page_fault, walk.as_ref());
+    info!("fault: {explanation}");
+    if let Some(purpose) = explanation.purpose() {
+        info!("  what that area is for: {purpose}");
+    }
+    if let Some(walk) = &walk {
+        info!(
+            "  {}",
+            PageTables {
+                walk,
+                intent: Some(page_fault.intent())
+            }
+        );
+    }
+}
+
+/// The CPU reports no address with #GP. A register that holds an address which is not canonical is the likely one.
+fn general_protection(handoff: &Handoff, frame: &TrapFrame) {
+    let layout = &handoff.plan.layout;
+    let shift = 64 - layout.mode().virt_bits();
+    let outside = |value: u64| ((value << shift) as i64 >> shift) as u64 != value;
+    let suspect = REGISTER_NAMES
+        .iter()
+        .zip(frame.registers)
+        .find(|(_, value)| outside(*value));
+    match suspect {
+        Some((register, value)) if frame.error_code == 0 => {
+            info!(
+                "fault: {} (in {register})",
+                fault::explain_not_canonical(layout, value)
+            );
+        }
+        _ => info!(
+            "fault: {}, error code {:#x}",
+            name(vector::GENERAL_PROTECTION),
+            frame.error_code
+        ),
+    }
+}
+
+fn culprit(handoff: &Handoff, instruction: u64) {
+    let layout = &handoff.plan.layout;
+    match VirtAddr::try_new(instruction) {
+        Ok(address) => {
+            let spot = Spot::of(layout, &handoff.plan.memory_map, address);
+            info!("  by the instruction at {address}: {spot}");
+        }
+        Err(error) => info!("  by an instruction at no address: {error}"),
+    }
+}
+
+/// The name of an exception (Intel SDM vol. 3, table 7-1).
+fn name(vector: u64) -> &'static str {
+    const NAMES: [&str; 22] = [
+        "#DE divide error",
+        "#DB debug exception",
+        "NMI",
+        "#BP breakpoint",
+        "#OF overflow",
+        "#BR bound range exceeded",
+        "#UD invalid opcode",
+        "#NM no math coprocessor",
+        "#DF double fault",
+        "coprocessor segment overrun",
+        "#TS invalid TSS",
+        "#NP segment not present",
+        "#SS stack-segment fault",
+        "#GP general protection",
+        "#PF page fault",
+        "a reserved vector",
+        "#MF math fault",
+        "#AC alignment check",
+        "#MC machine check",
+        "#XM SIMD exception",
+        "#VE virtualization exception",
+        "#CP control protection",
+    ];
+    usize::try_from(vector)
+        .ok()
+        .and_then(|index| NAMES.get(index))
+        .unwrap_or(&"an exception without a name")
+}
