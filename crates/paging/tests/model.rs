@@ -1,0 +1,406 @@
+//! Random edits against a model that anyone can check by eye, in all four modes.
+//!
+//! Edits begin and end at a few chosen points around the borders of pages and tables. Between two neighbouring points everything
+//! is alike, so the model keeps one entry for each such stretch, however many pages it has.
+
+mod rig;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use kspace_layout::{PageSize, PagingMode, PhysAddr, VirtAddr, VirtRange};
+use kspace_paging::{Access, CacheType, EditError, Flush, Limits, Merge, Protection, Reason};
+use proptest::prelude::*;
+use rig::{Rig, phys, range, with_rig};
+
+const K4: u64 = 4 << 10;
+const M2: u64 = 2 << 20;
+const M4: u64 = 4 << 20;
+const G1: u64 = 1 << 30;
+
+/// The model: what each stretch maps.
+#[derive(Clone, Debug, Default)]
+struct Model(BTreeMap<usize, (u64, Protection)>);
+
+impl Model {
+    fn map(
+        &mut self,
+        at: Range<usize>,
+        phys: u64,
+        protection: Protection,
+        points: &[u64],
+    ) -> Result<(), usize> {
+        if let Some(taken) = at.clone().find(|stretch| self.0.contains_key(stretch)) {
+            return Err(taken);
+        }
+        let start = points[at.start];
+        self.0
+            .extend(at.map(|stretch| (stretch, (phys + points[stretch] - start, protection))));
+        Ok(())
+    }
+
+    fn unmap(&mut self, at: Range<usize>) -> Result<(), usize> {
+        at.clone()
+            .find(|stretch| !self.0.contains_key(stretch))
+            .map_or(Ok(()), Err)?;
+        self.0.retain(|stretch, _| !at.contains(stretch));
+        Ok(())
+    }
+
+    fn protect(&mut self, at: Range<usize>, to: Protection, no_execute: bool) -> Result<(), usize> {
+        let flips = |from: Protection| {
+            no_execute
+                && from.access != to.access
+                && from.access != Access::ReadOnly
+                && to.access != Access::ReadOnly
+        };
+        let refused = |stretch: &usize| self.0.get(stretch).is_none_or(|(_, from)| flips(*from));
+        at.clone().find(refused).map_or(Ok(()), Err)?;
+        at.for_each(|stretch| self.0.get_mut(&stretch).unwrap().1 = to);
+        Ok(())
+    }
+}
+
+/// The points for a mode, around a border of every level that it has.
+fn points(mode: PagingMode) -> Vec<u64> {
+    let offsets: &[u64] = match mode {
+        PagingMode::TwoLevel => &[
+            0,
+            K4,
+            M4 - K4,
+            M4,
+            M4 + K4,
+            2 * M4,
+            2 * M4 + 5 * K4,
+            3 * M4,
+            5 * M4 - K4,
+            5 * M4,
+        ],
+        _ => &[
+            0,
+            K4,
+            M2 - K4,
+            M2,
+            M2 + K4,
+            2 * M2,
+            2 * M2 + 5 * K4,
+            5 * M2,
+            G1 - M2,
+            G1 - K4,
+            G1,
+            G1 + K4,
+            G1 + M2,
+            2 * G1 - M2,
+            2 * G1,
+            3 * G1,
+        ],
+    };
+    // The second GiB begins a new table of the highest level that the mode can have in the middle of a range.
+    let base = match mode {
+        PagingMode::TwoLevel => 3 * G1,
+        PagingMode::Pae => G1,
+        PagingMode::FourLevel => 0xffff_8880_0000_0000 - G1,
+        PagingMode::FiveLevel => 0xff12_0000_0000_0000 - G1,
+    };
+    offsets.iter().map(|offset| base + offset).collect()
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Map {
+        at: Range<usize>,
+        phys: u64,
+        protection: Protection,
+        largest: PageSize,
+    },
+    Unmap(Range<usize>),
+    UnmapPresent(Range<usize>),
+    Protect(Range<usize>, Protection),
+    Merge(Range<usize>, PageSize),
+    Purge(Range<usize>),
+}
+
+fn any_protection() -> impl Strategy<Value = Protection> {
+    let access = prop_oneof![
+        Just(Access::ReadOnly),
+        Just(Access::ReadWrite),
+        Just(Access::ReadExecute)
+    ];
+    let cache = prop_oneof![
+        4 => Just(CacheType::WriteBack),
+        1 => Just(CacheType::WriteThrough),
+        1 => Just(CacheType::UncachedMinus),
+        1 => Just(CacheType::Uncached),
+        1 => Just(CacheType::WriteCombining),
+        1 => Just(CacheType::WriteProtected),
+    ];
+    (access, cache, any::<bool>(), any::<bool>()).prop_map(|(access, cache, user, global)| {
+        Protection {
+            access,
+            user,
+            global,
+            cache,
+        }
+    })
+}
+
+fn any_largest() -> impl Strategy<Value = PageSize> {
+    prop_oneof![
+        Just(PageSize::Size4K),
+        Just(PageSize::Size2M),
+        Just(PageSize::Size4M),
+        Just(PageSize::Size1G)
+    ]
+}
+
+fn any_op(points: Vec<u64>) -> impl Strategy<Value = Op> {
+    let stretches = points.len() - 1;
+    let at =
+        (0..stretches, 0..stretches).prop_map(|(one, other)| one.min(other)..one.max(other) + 1);
+    // Where the range would go if all of memory were mapped in order, or a little beside, so that large pages do not fit.
+    let shift = prop_oneof![3 => Just(0), 1 => Just(K4), 1 => Just(M2)];
+    let base = points[0];
+    let map = (at.clone(), shift, any_protection(), any_largest()).prop_map(
+        move |(at, shift, protection, largest)| {
+            // A GiB in 4 KiB pages tests nothing that a few MiB do not, at great length.
+            let many = points[at.end] - points[at.start] > 32 * M2;
+            let shift = if many { shift / M2 * M2 } else { shift };
+            let largest = if many {
+                largest.max(PageSize::Size2M)
+            } else {
+                largest
+            };
+            Op::Map {
+                phys: points[at.start] - base + shift,
+                at,
+                protection,
+                largest,
+            }
+        },
+    );
+    prop_oneof![
+        5 => map,
+        2 => at.clone().prop_map(Op::Unmap),
+        1 => at.clone().prop_map(Op::UnmapPresent),
+        3 => (at.clone(), any_protection()).prop_map(|(at, protection)| Op::Protect(at, protection)),
+        2 => (at.clone(), any_largest()).prop_map(|(at, largest)| Op::Merge(at, largest)),
+        1 => at.prop_map(Op::Purge),
+    ]
+}
+
+/// One edit on the tables, with the frame source running dry after 0, 1, 2… frames until it is enough. Each failure must leave
+/// every frame as it was.
+fn edit<T>(rig: &Rig<'_>, call: impl Fn() -> Result<T, EditError>) -> Result<T, EditError> {
+    let before = rig.snapshot();
+    for budget in 0.. {
+        rig.frames.set_budget(Some(budget));
+        let result = call();
+        rig.frames.set_budget(None);
+        let Err(EditError {
+            reason: Reason::OutOfFrames { needed, available },
+            ..
+        }) = result
+        else {
+            if result.is_err() {
+                assert!(before == rig.snapshot(), "a refusal changed the tables");
+            }
+            return result;
+        };
+        assert_eq!(available, budget, "frames counted");
+        assert!(needed > budget, "frames needed");
+        assert!(
+            before == rig.snapshot(),
+            "running out of frames changed the tables"
+        );
+    }
+    unreachable!()
+}
+
+/// Applies `op` to both, and compares what they answer.
+fn apply(rig: &Rig<'_>, model: &mut Model, points: &[u64], op: &Op) {
+    let span = |at: &Range<usize>| range(points[at.start], points[at.end]);
+    let no_execute = rig.limits.no_execute() && rig.mode != PagingMode::TwoLevel;
+    let (at, result, expected) = match op.clone() {
+        Op::Map {
+            at,
+            phys: to,
+            protection,
+            largest,
+        } => {
+            let result = edit(rig, || rig.map(span(&at), phys(to), protection, largest));
+            let expected = model.map(at.clone(), to, protection, points);
+            (at, result.map(|()| Flush::nothing()), expected)
+        }
+        Op::Unmap(at) => (
+            at.clone(),
+            edit(rig, || rig.unmap(span(&at))),
+            model.unmap(at),
+        ),
+        Op::UnmapPresent(at) => {
+            model.0.retain(|stretch, _| !at.contains(stretch));
+            (
+                at.clone(),
+                edit(rig, || rig.unmap_present(span(&at))),
+                Ok(()),
+            )
+        }
+        Op::Protect(at, to) => {
+            let result = edit(rig, || rig.protect(span(&at), to));
+            (at.clone(), result, model.protect(at, to, no_execute))
+        }
+        Op::Merge(at, largest) => (at.clone(), rig.merge(span(&at), largest), Ok(())),
+        Op::Purge(at) => (at.clone(), rig.purge(span(&at)), Ok(())),
+    };
+    match (result, expected) {
+        (Ok(flush), Ok(())) => rig.discharge(flush),
+        (Err(error), Err(stretch)) => {
+            let page = match error.reason {
+                Reason::AlreadyMapped { page, .. }
+                | Reason::NotMapped { page }
+                | Reason::WriteExecute { page } => page,
+                other => panic!("{op:?}: {other:?}"),
+            };
+            assert_eq!(page, VirtAddr::new(points[stretch]), "{op:?}: {error}");
+            assert_eq!(error.range, span(&at));
+        }
+        (Ok(_), Err(stretch)) => panic!("{op:?} must fail at {:x}", points[stretch]),
+        (Err(error), Ok(())) => panic!("{op:?}: {error}"),
+    }
+}
+
+type Expected = (VirtRange, PhysAddr, Protection);
+
+/// The model's mappings, neighbours merged.
+fn merged(model: &Model, points: &[u64]) -> Vec<Expected> {
+    let mut all: Vec<Expected> = Vec::new();
+    for (&stretch, &(to, protection)) in &model.0 {
+        let virt = range(points[stretch], points[stretch + 1]);
+        match all.last_mut() {
+            Some((run, start, same))
+                if *same == protection
+                    && run.end_u64() == virt.start().as_u64()
+                    && start.as_u64() + run.size() == to =>
+            {
+                *run = range(run.start().as_u64(), points[stretch + 1]);
+            }
+            _ => all.push((virt, phys(to), protection)),
+        }
+    }
+    all
+}
+
+/// Holds every page of the whole address space against the model.
+fn compare(rig: &Rig<'_>, model: &Model, points: &[u64]) {
+    let merge = Merge {
+        contiguous: true,
+        same_size: false,
+        history: false,
+    };
+    let halves = match rig.mode {
+        PagingMode::TwoLevel | PagingMode::Pae => vec![VirtRange::new(VirtAddr::ZERO, 1 << 32)],
+        _ => vec![
+            VirtRange::new(VirtAddr::ZERO, 1 << 56),
+            VirtRange::new(VirtAddr::new(0xff00_0000_0000_0000), 1 << 56),
+        ],
+    };
+    let no_execute = rig.limits.no_execute() && rig.mode != PagingMode::TwoLevel;
+    let runs = halves
+        .into_iter()
+        .flat_map(|half| rig.walker().runs_merged(half, merge));
+    let found: Vec<_> = runs.map(|run| run.expect("no obstacle")).collect();
+    let expected = merged(model, points);
+    // Without no-execute, read-only and executable look alike, and runs grow together: compare page by page below instead.
+    if no_execute {
+        assert_eq!(
+            found.len(),
+            expected.len(),
+            "runs: {found:#?}\nmodel: {expected:#?}"
+        );
+    }
+    let size = |all: &mut dyn Iterator<Item = VirtRange>| all.map(|virt| virt.size()).sum::<u64>();
+    assert_eq!(
+        size(&mut found.iter().map(|run| run.virt)),
+        size(&mut expected.iter().map(|(virt, ..)| *virt)),
+    );
+    for (virt, to, protection) in expected {
+        let run = found
+            .iter()
+            .find(|run| run.virt.contains_range(virt))
+            .expect("a run covers it");
+        let offset = virt.start().as_u64() - run.virt.start().as_u64();
+        assert_eq!(run.phys.as_u64() + offset, to.as_u64());
+        assert_eq!(run.attributes.write, protection.access == Access::ReadWrite);
+        assert_eq!(
+            run.attributes.execute,
+            !no_execute || protection.access == Access::ReadExecute
+        );
+        assert_eq!(run.attributes.user, protection.user);
+        assert_eq!(run.attributes.global, protection.global);
+        assert_eq!(run.attributes.cache, protection.cache);
+        if !run.attributes.write {
+            assert!(
+                !run.attributes.dirty,
+                "read-only and dirty is a shadow stack"
+            );
+        }
+        // The one-address walk must say the same at both ends.
+        for address in [virt.start(), virt.last()] {
+            let offset = address.as_u64() - virt.start().as_u64();
+            let page = rig.walker().walk(address).page().expect("mapped");
+            assert_eq!(page.phys.as_u64(), to.as_u64() + offset);
+            assert_eq!(
+                page.attributes.without_history(),
+                run.attributes.without_history()
+            );
+        }
+    }
+}
+
+fn check(mode: PagingMode, limits: Limits, ops: &[Op]) {
+    with_rig(mode, limits, |rig| {
+        let points = points(mode);
+        let mut model = Model::default();
+        let at_first = rig.frames.in_use();
+        for op in ops {
+            apply(rig, &mut model, &points, op);
+            compare(rig, &model, &points);
+        }
+        let all = range(points[0], *points.last().unwrap());
+        // Tables at the window's ends span more than the window; the whole half holds them.
+        let half = match mode {
+            PagingMode::TwoLevel | PagingMode::Pae => VirtRange::new(VirtAddr::ZERO, 1 << 32),
+            PagingMode::FourLevel => VirtRange::new(VirtAddr::new(0xffff_8000_0000_0000), 1 << 47),
+            PagingMode::FiveLevel => VirtRange::new(VirtAddr::new(0xff00_0000_0000_0000), 1 << 56),
+        };
+        rig.discharge(rig.unmap_present(all).unwrap());
+        rig.discharge(rig.purge(half).unwrap());
+        assert_eq!(rig.frames.in_use(), at_first, "every table must come back");
+    });
+}
+
+macro_rules! against_the_model {
+    ($($name:ident: $mode:expr, $limits:expr;)*) => {$(
+        proptest! {
+            #![proptest_config(ProptestConfig {
+                cases: 48,
+                failure_persistence: None,
+                ..ProptestConfig::default()
+            })]
+            #[test]
+            fn $name(ops in prop::collection::vec(any_op(points($mode)), 1..24)) {
+                check($mode, $limits, &ops);
+            }
+        }
+    )*};
+}
+
+against_the_model! {
+    two_level: PagingMode::TwoLevel, Limits::WIDEST;
+    two_level_without_large_pages: PagingMode::TwoLevel, Limits::WIDEST.with_large_pages(false);
+    pae: PagingMode::Pae, Limits::WIDEST;
+    pae_without_no_execute: PagingMode::Pae, Limits::WIDEST.with_no_execute(false);
+    four_level: PagingMode::FourLevel, Limits::WIDEST;
+    four_level_without_gigabyte_pages: PagingMode::FourLevel, Limits::WIDEST.with_gigabyte_pages(false).with_phys_bits(40);
+    four_level_encrypted: PagingMode::FourLevel, Limits::WIDEST.with_phys_bits(47).with_encryption_mask(1 << 47);
+    five_level: PagingMode::FiveLevel, Limits::WIDEST;
+}
