@@ -205,9 +205,14 @@ impl VirtAddr {
     }
 
     /// Whether `self` is a multiple of `align`, a power of two.
+    ///
+    /// # Panics
+    ///
+    /// When `align` is not a power of two.
     #[inline]
     #[must_use]
     pub const fn is_aligned(self, align: u64) -> bool {
+        assert!(align.is_power_of_two());
         self.0 & (align - 1) == 0
     }
 }
@@ -330,9 +335,14 @@ impl PhysAddr {
     }
 
     /// Whether `self` is a multiple of `align`, a power of two.
+    ///
+    /// # Panics
+    ///
+    /// When `align` is not a power of two.
     #[inline]
     #[must_use]
     pub const fn is_aligned(self, align: u64) -> bool {
+        assert!(align.is_power_of_two());
         self.0 & (align - 1) == 0
     }
 }

@@ -107,7 +107,7 @@ impl AreaKind {
             }
             Self::DirectMap => {
                 "Physical memory, mapped in order from address zero: a frame's virtual address is the base plus its physical \
-                 address. The kernel reaches any frame this way without changing a page table. It is never executable."
+                 address. The kernel reaches any frame this way without changing a page table. Nothing in it is executable but, on 32 bits, the kernel's own code."
             }
             Self::Vmalloc => {
                 "Large buffers whose frames lie scattered in physical memory are given neighbouring addresses here, and so are \

@@ -36,12 +36,12 @@ const IO_APIC: u16 = 515;
 /// `__end_of_permanent_fixed_addresses`.
 const PERMANENT_END: u16 = IO_APIC + IO_APICS;
 /// `FIX_BTMAP_END`: the highest of the early slots' addresses.
-const EARLY: u16 = early_start(PERMANENT_END as u32, EARLY_TOTAL as u32, 512) as u16;
+const EARLY: u16 = early_start(PERMANENT_END as u64, EARLY_TOTAL as u64, 512) as u16;
 const EARLY_TOTAL: u16 = EARLY_PAGES * EARLY_MAPPINGS;
 
 /// The number of the first of `total` early slots that follow `permanent` slots: right behind them if that keeps all early ones
 /// in one page table of `entries` entries, else at the next multiple of `total`.
-pub(crate) const fn early_start(permanent: u32, total: u32, entries: u32) -> u32 {
+pub(crate) const fn early_start(permanent: u64, total: u64, entries: u64) -> u64 {
     let one_table = permanent / entries == (permanent + total - 1) / entries;
     if one_table {
         permanent

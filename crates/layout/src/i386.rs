@@ -317,14 +317,10 @@ impl Top {
         let bottom = from.split.page_offset().as_u64() + LEAST_LOWMEM + VMALLOC_RESERVE;
         let fixaddr_top = fixaddr_top(from, bottom)?;
 
-        // `u32` slots at most: the number of permanent slots is refused below long before it can wrap.
         let permanent = from.slots();
-        let early = match u32::try_from(permanent) {
-            Ok(slots) => early_start(slots, EARLY_SLOTS as u32, from.page_table_entries() as u32),
-            Err(_) => u32::MAX,
-        };
+        let early = early_start(permanent, EARLY_SLOTS, from.page_table_entries());
         // One more slot, FIX_WP_TEST, follows the early ones.
-        let all = u64::from(early) + EARLY_SLOTS + 1;
+        let all = early + EARLY_SLOTS + 1;
         // What lies below the fixmap, each rounded down to a page table's span: at most that much more for each.
         let below = from
             .cpu_entry_bytes()
@@ -337,7 +333,7 @@ impl Top {
 
         let down = |address: u64| address & !(span - 1);
         // Linux's early slots may begin at the slot that FIXADDR_START names, which the fixmap's row already holds.
-        let first_early = u64::from(early).max(permanent + 1);
+        let first_early = early.max(permanent + 1);
         let cpu_entry = down(fixaddr_top - all * FRAME_SIZE - from.cpu_entry_bytes());
         let ldt = down(cpu_entry - FRAME_SIZE);
         let pkmap = down(ldt - FRAME_SIZE);

@@ -133,6 +133,10 @@ macro_rules! address_range {
             }
 
             /// Whether start and size are multiples of `align`, a power of two.
+            ///
+            /// # Panics
+            ///
+            /// When `align` is not a power of two.
             #[inline]
             #[must_use]
             pub const fn is_aligned(self, align: u64) -> bool {

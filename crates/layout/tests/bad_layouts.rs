@@ -257,6 +257,18 @@ fn impossible_i386_layouts() {
         "layout: fixmap and cpu_entry_area need 15.9 EiB, the kernel has 831.9 MiB; support fewer CPUs"
     );
     assert_eq!(
+        message(pae(Split::ThreeG).permanent_fixmap_slots(u32::MAX)),
+        "layout: fixmap and cpu_entry_area need 16 TiB, the kernel has 831.9 MiB; support fewer CPUs"
+    );
+    assert_eq!(
+        message(pae(Split::ThreeG).vmalloc(u64::MAX)),
+        "layout: vmalloc= of 15.9 EiB leaves less than 64 MiB of lowmem; give at most 941.9 MiB"
+    );
+    assert_eq!(
+        message(pae(Split::ThreeG).reserve_top(u64::MAX)),
+        "layout: reservetop= of 15.9 EiB leaves no room for the kernel; give at most 830 MiB"
+    );
+    assert_eq!(
         message(pae(Split::ThreeG).image(image(range(0xc010_0000, 0x1000), 0x20_0000))),
         "layout: kernel image 00000000c0100000-00000000c0100fff is at physical 0000000000200000-0000000000200fff, \
          which the direct map has at 00000000c0200000; link it there or load it elsewhere"
