@@ -9,15 +9,12 @@
 //! The rules are those by which Linux decides (`init_mem_mapping` and `split_mem_range`, arch/x86/mm/init.c), and the
 //! page sizes come out the same:
 //!
-//! - Only RAM is covered; holes and every other kind of memory stay unmapped, ACPI tables too: who needs those maps
-//! them by
-//!   name.
-//! - The first MiB is covered whole, RAM or not, in 4 KiB pages: the old video and BIOS windows lie there, between RAM,
-//! and the
-//!   fixed MTRRs give its parts different memory types.
-//! - On 32 bits everything below the first large page is in 4 KiB pages, for the same MTRRs; there are no 1 GiB pages,
-//! and the
-//!   map ends where low memory ends.
+//! - Only RAM is covered; holes and every other kind of memory stay unmapped, ACPI tables too: who needs those maps them
+//!   by name.
+//! - The first MiB is covered whole, RAM or not, in 4 KiB pages: the old video and BIOS windows lie there, between RAM, and
+//!   the fixed MTRRs give its parts different memory types.
+//! - On 32 bits everything below the first large page is in 4 KiB pages, for the same MTRRs; there are no 1 GiB pages, and
+//!   the map ends where low memory ends.
 //! - Elsewhere every address lies in the largest page that is wholly RAM, of one protection, and inside the map.
 //! - Where the kernel's text and constants lie, the map is read-only, else it would be a back door to writing them.
 
