@@ -2,9 +2,9 @@
 
 mod machine;
 
-use kspace::TableFrames;
 use kspace::direct_map::{self, Plan, table_frames_needed};
 use kspace::image::{self, ImageMap};
+use kspace::{TableFrames, cpu_entry};
 use kspace_frames::{EarlyFrames, FirmwareEntry, MemoryMap};
 use kspace_layout::{
     AreaKind, KernelImage, PageSize, PagingMode, PhysAddr, PhysRange, SectionKind, VirtRange,
@@ -243,5 +243,32 @@ fn the_image_is_in_2_mib_pages_where_they_fit() {
             "ffffffff81300000-ffffffff81380fff -> 0000000001300000 4k r-- supervisor global write-back",
             "ffffffff81382000-ffffffff81405fff -> 0000000001382000 4k rw- supervisor global write-back",
         ]
+    );
+}
+
+#[test]
+fn an_entry_area_needs_a_cpu_that_fits_and_a_frame_for_each_page() {
+    let machine = Machine::new(PagingMode::FourLevel, Limits::WIDEST);
+    let frames = machine.frames();
+    let editor = machine.editor(&frames);
+    let area = machine.layout.cpu_entry().expect("x86-64 has one");
+    assert_eq!(
+        cpu_entry::build(&editor, area, area.capacity())
+            .unwrap_err()
+            .to_string(),
+        "CPU entry area: CPU 6100805 was asked for, there is room for 6100805; use fewer CPUs"
+    );
+    // The IDT and its three tables, then the GDT; the guard takes nothing; nothing is left for the entry stack.
+    frames.set_budget(Some(5));
+    assert_eq!(
+        cpu_entry::build(&editor, area, 0).unwrap_err().to_string(),
+        "CPU entry area: no frame left for fffffe0000003000-fffffe0000003fff; give the machine more RAM below 4 GiB"
+    );
+    frames.set_budget(None);
+    cpu_entry::build(&editor, area, 1).expect("CPU 1 has frames");
+    assert_eq!(
+        cpu_entry::build(&editor, area, 1).unwrap_err().to_string(),
+        "CPU entry area: map fffffe0000017000-fffffe0000017fff: page 1 of 1 (fffffe0000017000) already maps physical \
+         0000000030006000; nothing was changed"
     );
 }

@@ -3,13 +3,14 @@
 // Each test program uses its own part of this.
 #![allow(dead_code)]
 
+use kspace::cpu_entry;
 use kspace::direct_map::{self, Plan};
 use kspace::image::{self, ImageMap};
 use kspace::verify::{Claims, FixedPage};
 use kspace_frames::{FirmwareEntry, MemoryMap};
 use kspace_layout::{
-    AreaKind, EntryPart, Fixmap, FixmapSlot, KernelImage, Layout, PageSize, PagingMode, PhysAddr,
-    PhysRange, SectionKind, VirtAddr, VirtRange, X86_64,
+    AreaKind, Fixmap, FixmapSlot, KernelImage, Layout, PageSize, PagingMode, PhysAddr, PhysRange,
+    SectionKind, VirtAddr, VirtRange, X86_64,
 };
 use kspace_paging::{Access, CacheType, Editor, FrameSource, Limits, LongMode, Protection, Walker};
 use kspace_sim::{SimFrames, SimMemory};
@@ -125,34 +126,13 @@ impl Machine {
         let plan = Plan::for_layout(&self.layout, &self.map, self.limits).with_image(&sections);
         direct_map::build(editor, &self.layout, &plan).expect("a direct map");
         image::build(editor, &sections).expect("an image");
-        self.build_cpu_entry(editor);
+        let entry = self.layout.cpu_entry().expect("x86-64 has one");
+        cpu_entry::build(editor, entry, 0).expect("an entry area");
         for fixed in &self.fixed {
             let page = VirtRange::new(fixed.page, 4096);
             editor
                 .map(page, fixed.phys, fixed.protection, PageSize::Size4K)
                 .expect("a fixmap page");
-        }
-    }
-
-    /// IDT and parts of CPU 0, on frames from 64 MiB on.
-    fn build_cpu_entry(&self, editor: &SimEditor<'_>) {
-        let area = self.layout.cpu_entry().expect("x86-64 has one");
-        let idt = (area.idt(), Access::ReadOnly);
-        let parts = EntryPart::ALL.map(|part| {
-            let access = if part.writable() {
-                Access::ReadWrite
-            } else {
-                Access::ReadOnly
-            };
-            (area.part(0, part).expect("CPU 0 fits"), access)
-        });
-        let mut frame = 64 * MIB;
-        for (range, access) in core::iter::once(idt).chain(parts) {
-            let phys = PhysAddr::new(frame);
-            editor
-                .map(range, phys, Protection::kernel(access), PageSize::Size4K)
-                .expect("a part");
-            frame += range.size();
         }
     }
 
