@@ -20,13 +20,22 @@ use crate::{Attributes, EntryRead, Format, Limits, Merge, Runs};
 pub(crate) const MAX_LEVELS: usize = 5;
 
 /// Reads the tables of any mode, chosen at run time, out of any memory that has entries.
-#[derive(Debug)]
 pub struct Walker<'m, M: ?Sized> {
     pub(crate) mode: PagingMode,
     pub(crate) format: Format,
     pub(crate) root: PhysAddr,
     pub(crate) limits: Limits,
     pub(crate) memory: &'m M,
+}
+
+impl<M: ?Sized> fmt::Debug for Walker<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Walker")
+            .field("mode", &self.mode)
+            .field("root", &self.root)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<M: ?Sized> Clone for Walker<'_, M> {

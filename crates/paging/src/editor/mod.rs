@@ -59,6 +59,7 @@ mod split;
 mod survey;
 mod unmap;
 
+use core::fmt;
 use core::marker::PhantomData;
 
 use kspace_layout::{FRAME_SIZE, PageSize, PagingMode, PhysAddr, VirtRange};
@@ -77,7 +78,6 @@ type Slot<F> = <<F as EntryFormat>::Raw as RawEntry>::Atomic;
 /// Changes the page tables under one root. See the [module](self).
 ///
 /// Holding one is the authority over that address space: [`new`](Self::new) is where the promise is made.
-#[derive(Debug)]
 pub struct Editor<'a, F, M, S> {
     mode: PagingMode,
     root: PhysAddr,
@@ -86,6 +86,16 @@ pub struct Editor<'a, F, M, S> {
     frames: &'a S,
     permanent: Option<VirtRange>,
     format: PhantomData<F>,
+}
+
+impl<F, M, S> fmt::Debug for Editor<'_, F, M, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Editor")
+            .field("mode", &self.mode)
+            .field("root", &self.root)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<F, M, S> Clone for Editor<'_, F, M, S> {
