@@ -142,7 +142,7 @@ proptest! {
                         .into_iter()
                         .find(|size| {
                             let bytes = size.bytes();
-                            at % bytes == 0 && (at - start + to) % bytes == 0 && at + bytes <= end
+                            at.is_multiple_of(bytes) && (at - start + to).is_multiple_of(bytes) && at + bytes <= end
                         })
                         .unwrap();
                     match expected.last_mut() {
