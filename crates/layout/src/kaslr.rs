@@ -24,10 +24,10 @@
 //!
 //! - **The slot is drawn, not the byte.** Linux draws a byte offset, takes it modulo the number of bytes, and rounds it down to
 //!   1 GiB; the last slot is then less likely than the others. Here a slot is drawn by multiplying: the upper 64 bits
-//!   of `random * slots`. That needs no division and no rejected draw, uses the high bits of a weak generator as well as the low, and
-//!   no slot is more likely than another by more than one part in 2^64 / slots.
+//!   of `random * slots`. That needs no division and no second draw, it looks at the high bits, the better ones of a weak
+//!   generator, and the chances of two slots differ by no more than 2^-64.
 //! - **Gaps are paid for.** Linux leaves at least 1 GiB between areas but does not subtract it from what is free, so three extreme
-//!   draws end up to 2 GiB inside the CPU entry areas. Here the gaps still to come are always kept back.
+//!   draws end up to 2 GiB inside the CPU entry areas. Here each gap is subtracted.
 //!
 //! The order of the areas is part of the layout and never changes. Nothing here is a secret after it has been printed; what a draw
 //! is worth, in bits, is reported by [`Entropy`].
@@ -47,6 +47,13 @@ const REGION_ALIGN: u64 = 1 << 30;
 const IMAGE_ALIGN: u64 = 2 << 20;
 
 const TIB: u64 = 1 << 40;
+
+// `Kaslr::draw` relies on it: with areas of whole TiB, what is free is half a TiB or more, or nothing.
+const _: () = {
+    let four_level = MOVABLE_END.as_u64() - 0xffff_8880_0000_0000;
+    let five_level = MOVABLE_END.as_u64() - 0xff11_0000_0000_0000;
+    assert!(four_level % TIB == TIB / 2 && five_level.is_multiple_of(TIB));
+};
 
 /// Why there is nothing to draw from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,19 +242,19 @@ impl Kaslr {
         let start = self.start()?;
         let room = MOVABLE_END.as_u64() - start.as_u64();
         let needed = sizes.iter().sum::<u64>() + 2 * REGION_ALIGN;
-        let mut free = room
-            .checked_sub(needed)
-            .ok_or(KaslrError::NoRoom { needed, room })?;
-        // The gaps are kept back from what is shared out, but the first share is still Linux's: a third of all without them.
-        free += 2 * REGION_ALIGN;
+        if room < needed {
+            return Err(KaslrError::NoRoom { needed, room });
+        }
 
+        // What is free includes the gaps, so that the first share is a third of all, as in Linux. Sizes are whole TiB, so half a
+        // TiB is free at the least: a third of it, and half of the rest, always leave enough for the gaps.
+        let mut free = room - needed + 2 * REGION_ALIGN;
         let mut place = start;
         let mut ranges = [VirtRange::new(start, 1); 3];
         let mut worth = [Entropy { slots: 1 }; 3];
         for (index, size) in sizes.into_iter().enumerate() {
             let left = (sizes.len() - index) as u64;
-            let gaps = (left - 1) * REGION_ALIGN;
-            let share = (free / left).min(free - gaps);
+            let share = free / left;
             // A share of n whole GiB and a bit has n slots, as Linux counts; the bit is too rare to count.
             worth[index].slots = (share / REGION_ALIGN).max(1);
             let offset = pick(worth[index].slots, entropy()) * REGION_ALIGN;

@@ -133,6 +133,17 @@ fn areas_too_small_for_the_memory() {
         "layout: direct map ffff888000000000-ffff88801fffffff covers 512 MiB of physical memory, but RAM ends at \
          000000003fffffff; enlarge it or use less RAM (mem=)",
     );
+    // One byte too many is too many.
+    let odd = LayoutBuilder::new(PagingMode::FourLevel, PhysAddr::new(GIB));
+    let map = range(0xffff_8880_0000_0000, GIB);
+    assert_eq!(
+        odd.area(AreaKind::DirectMap, map, AreaState::Built)
+            .build()
+            .unwrap_err()
+            .to_string(),
+        "layout: direct map ffff888000000000-ffff88803fffffff covers 1 GiB of physical memory, but RAM ends at \
+         0000000040000000; enlarge it or use less RAM (mem=)"
+    );
     check_areas(
         &[(AreaKind::Vmemmap, 0xffff_ea00_0000_0000, 8 << 20)],
         "layout: vmemmap ffffea0000000000-ffffea00007fffff holds 8 MiB, but records of 64 bytes for all frames need \
