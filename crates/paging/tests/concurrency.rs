@@ -69,7 +69,7 @@ fn splits_of_one_large_page_meet() {
                     let (barrier, editor) = (&barrier, rig.editor::<LongMode>());
                     scope.spawn(move || {
                         barrier.wait();
-                        let flush = if thread % 2 == 0 {
+                        let flush = if thread.is_multiple_of(2) {
                             editor.unmap(part(thread)).unwrap()
                         } else {
                             editor
@@ -86,7 +86,7 @@ fn splits_of_one_large_page_meet() {
                 let thread = offset / K4 / 3;
                 let inside = thread < THREADS && offset / K4 % 3 < 2;
                 let found = page(BASE + offset);
-                if inside && thread % 2 == 0 {
+                if inside && thread.is_multiple_of(2) {
                     assert_eq!(found, None, "round {round}");
                 } else {
                     let found = found.unwrap();
