@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_entry_is_what_the_note_says() {
-        let guest = tiny_guest::elf("text");
+        let guest = tiny_guest::elf("text", tiny_guest::End::Never);
         assert_eq!(pvh_entry(&guest), Some(u64::from(tiny_guest::ENTRY)));
         assert_eq!(pvh_entry(&guest[..0x80]), None);
         assert_eq!(pvh_entry(b"not ELF"), None);

@@ -1,7 +1,7 @@
 //! The project's automation: build and boot the kernel, test everything, measure it.
 //!
-//! One module per verb ([`run`], [`test`], [`bench`]); below them [`host`] (programs, packages and toolchains of this machine)
-//! and [`qemu`] (one virtual machine, from its configuration to what it said and how it ended).
+//! One module per verb (`run`, `test`, `bench`); below them `host` (programs, packages and toolchains of this machine)
+//! and `qemu` (one virtual machine, from its configuration to what it said and how it ended).
 //!
 //! ```text
 //!   run      test      bench          the verbs: parse nothing, decide what happens
@@ -46,7 +46,10 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{failure}");
+            // A test run has closed with its count, after which nothing is left to say.
+            if !failure.message().is_empty() {
+                eprintln!("{failure}");
+            }
             ExitCode::from(failure.status())
         }
     }

@@ -30,6 +30,8 @@ pub(crate) fn run(options: &RunOptions) -> Result {
     let qemu = packages::program(QEMU.0, QEMU.1, install)?;
     let toolchain = Toolchain::find(BARE_METAL, options.host.toolchain, install)?;
     say(&format!("toolchain: {toolchain}"))?;
+    // The first build takes a while, and is silent.
+    say("kernel: building")?;
     let begun = Instant::now();
     let kernel = Kernel::build(&toolchain)?;
     say(&format!(

@@ -119,6 +119,11 @@ impl Toolchain {
         })
     }
 
+    /// `rustc 1.96.0` of `rustc 1.96.0 (ac68faa20 2026-05-25) (built from a source tarball)`.
+    fn version(&self) -> &str {
+        self.compiler.split(" (").next().unwrap_or(&self.compiler)
+    }
+
     /// Which way this is.
     pub(crate) fn way(&self) -> Way {
         self.way
@@ -154,11 +159,10 @@ impl Toolchain {
     }
 }
 
+/// `rustc 1.96.0, core for …`: the compiler by its name and version, without the rest of its own line.
 impl fmt::Display for Toolchain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            compiler, target, ..
-        } = self;
+        let (compiler, target) = (self.version(), self.target);
         match self.way {
             Way::Rustup => write!(f, "{compiler}, its own {target}"),
             Way::RustSrc => write!(f, "{compiler}, core for {target} built from its rust-src"),

@@ -327,7 +327,117 @@ fn stray_page(page: &WalkedPage) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tlb::Leaf;
     use super::*;
+    use kspace_paging::Attributes;
+
+    const BASE: u64 = 0xffff_8880_0000_0000;
+
+    fn expected(number: u64, phys: Option<u64>) -> ExpectedPage {
+        ExpectedPage {
+            virt: VirtAddr::new(BASE + number * FRAME_SIZE),
+            phys: phys.map(PhysAddr::new),
+            size: PageSize::Size4K,
+            protection: Protection::KERNEL_DATA,
+            what: "a test".to_owned(),
+        }
+    }
+
+    fn walked(number: u64, phys: u64) -> WalkedPage {
+        let attributes = Attributes {
+            write: true,
+            user: false,
+            execute: false,
+            global: true,
+            cache: CacheType::WriteBack,
+            accessed: true,
+            dirty: false,
+        };
+        let leaf = Leaf {
+            virt: BASE + number * FRAME_SIZE,
+            phys,
+            flags: 0,
+        };
+        WalkedPage {
+            leaf,
+            size: PageSize::Size4K,
+            attributes,
+        }
+    }
+
+    #[track_caller]
+    fn differ(expected: &[ExpectedPage], walked: &[WalkedPage], message: &str) {
+        assert_eq!(same_pages(expected, walked).unwrap_err().message(), message);
+    }
+
+    #[test]
+    fn equal_pages_agree_and_history_does_not_count() {
+        let mut used = walked(1, 0x2000);
+        used.attributes.dirty = true;
+        let expected = [expected(0, Some(0x1000)), expected(1, None)];
+        assert_eq!(same_pages(&expected, &[walked(0, 0x1000), used]), Ok(()));
+    }
+
+    #[test]
+    fn every_kind_of_difference_is_found() {
+        let want = [
+            expected(1, Some(0x1000)),
+            expected(2, None),
+            expected(3, None),
+        ];
+        let have = [walked(1, 0x1000), walked(2, 0x5000), walked(3, 0x6000)];
+        let with = |index: usize, page: WalkedPage| {
+            let mut pages = have.to_vec();
+            pages[index] = page;
+            pages
+        };
+        differ(&want, &have[..2], "ffff888000003000 (a test) is not mapped");
+        differ(
+            &want[..2],
+            &have,
+            "ffff888000003000 should not be mapped; it is 4k at 0000000000006000, rw- supervisor global write-back",
+        );
+        differ(
+            &want[1..],
+            &have,
+            "ffff888000001000 should not be mapped; it is 4k at 0000000000001000, rw- supervisor global write-back",
+        );
+        let start = "ffff888000001000 (a test) should be 4k at 0000000000001000, ";
+        for (change, found) in [
+            (
+                (|page| page.leaf.phys = 0x7000) as fn(&mut WalkedPage),
+                "4k at 0000000000007000, rw- supervisor global write-back",
+            ),
+            (
+                |page| page.size = PageSize::Size2M,
+                "2M at 0000000000001000, rw- supervisor global write-back",
+            ),
+            (
+                |page| page.attributes.execute = true,
+                "4k at 0000000000001000, rwx supervisor global write-back",
+            ),
+            (
+                |page| page.attributes.global = false,
+                "4k at 0000000000001000, rw- supervisor write-back",
+            ),
+        ] {
+            let mut page = have[0];
+            change(&mut page);
+            let message = same_pages(&want, &with(0, page)).unwrap_err();
+            let message = message.message();
+            assert!(
+                message.starts_with(start) && message.ends_with(&format!("; it is {found}")),
+                "{message}"
+            );
+        }
+        // One frame behind two pages that should each have their own.
+        let message = same_pages(&want, &with(2, walked(3, 0x5000))).unwrap_err();
+        assert!(
+            message
+                .message()
+                .starts_with("ffff888000003000 (a test) should be 4k at a frame of its own")
+        );
+    }
 
     #[test]
     fn memory_map_lines_are_read_as_linux_prints_them() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::boot::{Exit, boot};
 use super::machine::{Accel, Machine};
-use super::tiny_guest;
+use super::tiny_guest::{self, End};
 use crate::failure::{About, Result};
 use crate::host;
 
@@ -48,7 +48,7 @@ impl Kvm {
             return Ok(Self::Unusable(format!("/dev/kvm: {error}")));
         }
         let file = host::scratch_dir().about("target")?.join("tiny-guest.elf");
-        std::fs::write(&file, tiny_guest::elf("alive")).about(file.display())?;
+        std::fs::write(&file, tiny_guest::elf("alive", End::Success)).about(file.display())?;
         let machine = Machine {
             mem_mib: 64,
             accel: Accel::Kvm,

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::folder::Folder;
 use crate::failure::{About, Result};
 use crate::host::command::shown;
 
@@ -79,6 +80,9 @@ pub(crate) fn boot(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    let folder = Folder::new()?;
+    let interrupts = folder.path().join("interrupts");
+    command.args(["-d", "int,cpu_reset", "-D"]).arg(&interrupts);
     let begun = Instant::now();
     let mut child = command.spawn().about(shown(&command))?;
     let serial = Serial::of(&mut child);
@@ -102,15 +106,34 @@ pub(crate) fn boot(
         end(&mut child);
         Exit::TimedOut(limit)
     };
-    let complaints = complaints
+    let mut complaints = complaints
         .and_then(|thread| thread.join().ok())
         .unwrap_or_default();
+    if exit == Exit::Reset {
+        let interrupts = std::fs::read_to_string(&interrupts).unwrap_or_default();
+        complaints.push_str(&last_exceptions(&interrupts));
+    }
     Ok(Ended {
         log,
         complaints,
         exit,
         took: begun.elapsed(),
     })
+}
+
+/// The exceptions that ended in a triple fault, out of QEMU's log of interrupts: vector, error code, instruction, stack, CR2.
+fn last_exceptions(interrupts: &str) -> String {
+    let Some((before, _)) = interrupts.rsplit_once("Triple fault") else {
+        return String::new();
+    };
+    let exceptions: Vec<&str> = before
+        .lines()
+        .filter(|line| line.contains(": v="))
+        .collect();
+    let last = &exceptions[exceptions.len().saturating_sub(3)..];
+    last.iter()
+        .map(|line| format!("before the reset: {}\n", line.trim()))
+        .collect()
 }
 
 /// Kills a child and collects it. It may have ended by itself in the meantime, which is just as well.

@@ -2,14 +2,13 @@
 //!
 //! Dropping it ends QEMU, so no test leaves one behind.
 
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use super::boot::{Ended, Exit, Serial, drain, end};
+use super::folder::Folder;
 use super::gdb::Gdb;
 use super::monitor::Monitor;
 use crate::failure::{About, Failure, Result};
@@ -48,7 +47,7 @@ impl Paused {
         let socket = |name| {
             format!(
                 "unix:{},server=on,wait=off",
-                folder.path.join(name).display()
+                folder.path().join(name).display()
             )
         };
         command.args([
@@ -153,7 +152,7 @@ impl Paused {
     ///
     /// When it does not answer.
     pub(crate) fn monitor(&self) -> Result<Monitor> {
-        Monitor::connect(&self.folder.path.join("qmp"))
+        Monitor::connect(&self.folder.path().join("qmp"))
     }
 
     /// Connects to the debugger's stub.
@@ -162,46 +161,17 @@ impl Paused {
     ///
     /// When it does not answer.
     pub(crate) fn gdb(&self) -> Result<Gdb> {
-        Gdb::connect(&self.folder.path.join("gdb"))
+        Gdb::connect(&self.folder.path().join("gdb"))
     }
 
     /// A folder that lives as long as the machine.
     pub(crate) fn folder(&self) -> &Path {
-        &self.folder.path
+        self.folder.path()
     }
 }
 
 impl Drop for Paused {
     fn drop(&mut self) {
         end(&mut self.child);
-    }
-}
-
-/// A folder of our own, removed with everything in it. It lies in the system's folder for temporary files: the path of a socket
-/// may have 107 bytes only, which a build folder can exceed.
-#[derive(Debug)]
-struct Folder {
-    path: PathBuf,
-}
-
-impl Folder {
-    fn new() -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        loop {
-            let number = COUNT.fetch_add(1, Ordering::Relaxed);
-            let path = std::env::temp_dir().join(format!("kspace-{}-{number}", std::process::id()));
-            match std::fs::create_dir(&path) {
-                // Left by a process of the same number that was killed.
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                made => return made.about(path.display()).map(|()| Self { path }),
-            }
-        }
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // Left-overs in a folder for temporary files harm nobody.
-        let _ = std::fs::remove_dir_all(&self.path);
     }
 }

@@ -251,17 +251,72 @@ macro_rules! fault {
 
 /// One boot per fault that the kernel can be asked for; each must name what was touched.
 const FAULTS: &[BootCase] = &[
-    fault!("write-text", "provoke: writing ffffffff81"),
-    fault!("write-rodata", "provoke: writing ffffffff81"),
-    fault!("write-text-alias", "provoke: writing ff1100000"),
-    fault!("execute-data", "provoke: jumping to fffffe00"),
-    fault!("null", "provoke: reading 0000000000000000"),
-    fault!("non-canonical", "provoke: reading 0123456789abcdef"),
-    fault!("stack-overflow", "fault"),
-    fault!("guard-page", "provoke: reading fffffe0000005ff8"),
-    fault!("vmalloc", "provoke: reading ffa0000000000000"),
-    fault!("direct-map-hole", "provoke: reading ff1100000ffe0000"),
-    fault!("hole", "provoke: reading ffd3fffffffff000"),
+    fault!(
+        "write-text",
+        "provoke: writing ffffffff81",
+        "fault: write to ffffffff81",
+        ": read-only, kernel text, ",
+        " into .text",
+        "4k page, r-x supervisor global"
+    ),
+    fault!(
+        "write-rodata",
+        "provoke: writing ffffffff81",
+        "fault: write to ffffffff81",
+        ": read-only, kernel constants, ",
+        " into .rodata",
+        "4k page, r-- supervisor global"
+    ),
+    fault!(
+        "write-text-alias",
+        "provoke: writing ff1100000",
+        "fault: write to ff1100000",
+        ": read-only, direct map of physical 0000000001",
+        ", where .text lies"
+    ),
+    fault!(
+        "execute-data",
+        "provoke: jumping to fffffe00000",
+        "fault: execution of fffffe00000",
+        ": not executable, CPU 0's boot stack, "
+    ),
+    fault!(
+        "null",
+        "provoke: reading 0000000000000000",
+        "fault: read of 0000000000000000: not mapped, null pointer"
+    ),
+    fault!(
+        "non-canonical",
+        "provoke: reading 0123456789abcdef",
+        "fault: access to 0123456789abcdef: not canonical, not an address of 5-level paging"
+    ),
+    // The boot stack has 16 KiB from fffffe0000012000; the page below it is its guard.
+    fault!(
+        "stack-overflow",
+        "double fault: an exception could not be delivered on the stack at fffffe0000011",
+        "fault: write to fffffe0000011",
+        ": not mapped, guard page of CPU 0's boot stack"
+    ),
+    fault!(
+        "guard-page",
+        "provoke: reading fffffe0000005ff8",
+        "fault: read of fffffe0000005ff8: not mapped, guard page of CPU 0's #DF stack"
+    ),
+    fault!(
+        "vmalloc",
+        "provoke: reading ffa0000000000000",
+        "fault: read of ffa0000000000000: not mapped, the start of vmalloc, a reserved area in which nothing is built"
+    ),
+    fault!(
+        "direct-map-hole",
+        "provoke: reading ff1100000ffe0000",
+        "fault: read of ff1100000ffe0000: not mapped, direct map, but physical 000000000ffe0000 is behind the end of RAM, 000000000ffdffff"
+    ),
+    fault!(
+        "hole",
+        "provoke: reading ffd3fffffffff000",
+        "fault: read of ffd3fffffffff000: not mapped, the hole between vmalloc and vmemmap"
+    ),
 ];
 
 /// CPUs that lack what the kernel cannot do without.

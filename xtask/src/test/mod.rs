@@ -3,6 +3,7 @@
 mod boot_table;
 mod boots;
 mod hostile_boots;
+mod machinery;
 mod report;
 mod start_info;
 mod steps;
@@ -114,7 +115,7 @@ fn steps() -> Vec<Check> {
 
 fn boots(all: bool) -> Vec<Check> {
     let machinery = Check::new("boot machinery", |context| {
-        boots::machinery(&context.qemu()?)
+        machinery::machinery(&context.qemu()?)
     });
     let table = boot_table::BOOTS
         .iter()

@@ -75,7 +75,10 @@ fn complaints_about(path: &Path, text: &str) -> Vec<String> {
             ": {lines} lines, more than {LONGEST}; split it by its readers' questions"
         ));
     }
-    if !text.trim_start().starts_with("//!") {
+    if !["//!", "#![doc"]
+        .iter()
+        .any(|doc| text.trim_start().starts_with(doc))
+    {
         complain(": no module documentation; begin with //! and what lives there".to_owned());
     }
     for (number, line) in text.lines().enumerate() {
