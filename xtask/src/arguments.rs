@@ -47,7 +47,7 @@ pub(crate) struct RunOptions {
 /// `--accel`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum AccelChoice {
-    /// KVM where it works, else TCG.
+    /// KVM where it works well, else TCG.
     #[default]
     Auto,
     /// KVM or nothing.

@@ -48,7 +48,7 @@ usage: cargo xtask run [OPTIONS]
                    provoke=NAME
   --gdb            start stopped, with a stub for gdb on localhost:1234
   --icount         count instructions (TCG): every run is the same, and one nanosecond of its clock is one instruction
-  --accel NAME     auto, kvm or tcg (default auto: KVM if it runs a guest, else TCG)
+  --accel NAME     auto, kvm or tcg (default auto: KVM if it runs a guest no slower than TCG does, else TCG)
 ";
 
 const TEST: &str = "\

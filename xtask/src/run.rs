@@ -31,7 +31,7 @@ pub(crate) fn run(options: &RunOptions) -> Result {
     let toolchain = Toolchain::find(BARE_METAL, options.host.toolchain, install)?;
     say(&format!("toolchain: {toolchain}"))?;
     // The first build takes a while, and is silent.
-    say("kernel: building")?;
+    say("building the kernel")?;
     let begun = Instant::now();
     let kernel = Kernel::build(&toolchain)?;
     say(&format!(
@@ -96,7 +96,7 @@ fn accel(options: &RunOptions, qemu: &Path) -> Result<(Accel, String)> {
             Accel::Tcg,
             "TCG (this host's CPU has no 5-level paging)".to_owned(),
         )),
-        AccelChoice::Auto => Ok(match Kvm::try_it(qemu)? {
+        AccelChoice::Auto => Ok(match Kvm::try_against_tcg(qemu)? {
             Kvm::Works => (Accel::Kvm, Kvm::Works.to_string()),
             unusable @ Kvm::Unusable(_) => (Accel::Tcg, unusable.to_string()),
         }),

@@ -1,29 +1,32 @@
 //! Which accelerator runs guests here: KVM is tried before it is trusted.
 //!
-//! `/dev/kvm` may be there and yet not run an ordinary guest (nested virtualisation, a container without the device's rights), and
-//! some fail only after the guest's first instructions. So a tiny guest is booted under KVM; if it does not print its line in
-//! time, TCG runs everything.
+//! `/dev/kvm` may be there and yet not run an ordinary guest (a container without the device's rights), fail only after the guest's first
+//! instructions, or, where this machine is itself a guest, run many times slower than no KVM at all. So a tiny guest is booted under
+//! TCG and then under KVM; KVM is used if it prints its line without taking much longer.
 
 use std::fmt;
 use std::fs::OpenOptions;
 use std::path::Path;
 use std::time::Duration;
 
-use super::boot::{Exit, boot};
+use super::boot::{Ended, Exit, boot};
 use super::machine::{Accel, Machine};
 use super::tiny_guest::{self, End};
 use crate::failure::{About, Result};
 use crate::host;
 
-/// How long the tiny guest may take; where KVM works it takes a fraction of a second.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How long the tiny guest may take under KVM when nothing else will do.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How much longer than under TCG it may take when TCG would do: starting KVM has a price of its own.
+const HANDICAP: Duration = Duration::from_millis(300);
 
 /// What trying KVM showed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Kvm {
     /// It runs guests.
     Works,
-    /// It does not, for this reason.
+    /// It does not, or not well, for this reason.
     Unusable(String),
 }
 
@@ -37,31 +40,38 @@ impl fmt::Display for Kvm {
 }
 
 impl Kvm {
-    /// Tries KVM with a tiny guest.
+    /// Tries whether KVM runs guests at all.
     ///
     /// # Errors
     ///
     /// When the guest's file cannot be written, or QEMU not be started at all.
     pub(crate) fn try_it(qemu: &Path) -> Result<Self> {
+        Self::try_within(qemu, PATIENCE)
+    }
+
+    /// Tries whether KVM runs guests, and no slower than TCG does.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_it`](Self::try_it).
+    pub(crate) fn try_against_tcg(qemu: &Path) -> Result<Self> {
+        let tcg = tiny_boot(qemu, Accel::Tcg, PATIENCE)?;
+        Self::try_within(qemu, tcg.took + HANDICAP)
+    }
+
+    fn try_within(qemu: &Path, limit: Duration) -> Result<Self> {
         // Faster than QEMU, and it names the usual reason.
         if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
             return Ok(Self::Unusable(format!("/dev/kvm: {error}")));
         }
-        let file = host::scratch_dir().about("target")?.join("tiny-guest.elf");
-        std::fs::write(&file, tiny_guest::elf("alive", End::Success)).about(file.display())?;
-        let machine = Machine {
-            mem_mib: 64,
-            accel: Accel::Kvm,
-            ..Machine::default()
-        };
-        let ended = boot(machine.command(qemu, &file), PATIENCE, |_| {})?;
-        Ok(if ended.exit == Exit::Success && ended.log == "alive\n" {
-            Self::Works
-        } else {
-            Self::Unusable(format!(
-                "/dev/kvm is there and does not run a guest: {}",
-                ended.exit
-            ))
+        let ended = tiny_boot(qemu, Accel::Kvm, limit)?;
+        Ok(match ended.exit {
+            Exit::Success if ended.log == "alive\n" => Self::Works,
+            Exit::TimedOut(limit) => Self::Unusable(format!(
+                "KVM is there, but its guest of one line takes more than {:.1} s",
+                limit.as_secs_f64()
+            )),
+            exit => Self::Unusable(format!("KVM is there and does not run a guest: {exit}")),
         })
     }
 
@@ -71,4 +81,15 @@ impl Kvm {
         let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
         flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "la57"))
     }
+}
+
+fn tiny_boot(qemu: &Path, accel: Accel, limit: Duration) -> Result<Ended> {
+    let file = host::scratch_dir().about("target")?.join("tiny-guest.elf");
+    std::fs::write(&file, tiny_guest::elf("alive", End::Success)).about(file.display())?;
+    let machine = Machine {
+        mem_mib: 64,
+        accel,
+        ..Machine::default()
+    };
+    boot(machine.command(qemu, &file), limit, |_| {})
 }
