@@ -93,6 +93,7 @@ fn build_and_verify<F: EntryFormat>(
     };
     let verified = verify(&walker, &claims)?;
     assert_eq!(verified.areas, 1);
+    assert_eq!(verified.no_execute, mode == PagingMode::Pae);
     Ok(walker
         .runs(upper)
         .map(|run| run.expect("readable").to_string())

@@ -107,7 +107,7 @@ fn run_after(run: Run, bytes: u64) -> Option<Run> {
 }
 
 /// Two-level paging has no bit against execution, nor has a machine without NX: everything is executable there.
-fn can_forbid_execution(claims: &Claims<'_>) -> bool {
+pub(super) fn can_forbid_execution(claims: &Claims<'_>) -> bool {
     claims.limits.no_execute() && claims.layout.mode() != PagingMode::TwoLevel
 }
 

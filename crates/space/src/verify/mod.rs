@@ -72,6 +72,7 @@ pub fn verify<M: EntryRead + ?Sized>(
     for place in claims.layout.places() {
         check.place(place)?;
     }
+    check.verified.no_execute = compare::can_forbid_execution(claims);
     check.verified.rows = verify_block(walker, claims.layout)?;
     Ok(check.verified)
 }
@@ -91,14 +92,21 @@ pub struct Verified {
     pub holes: u64,
     /// Rows of the printed block.
     pub rows: u64,
+    /// Whether the machine can forbid execution at all. Where it cannot, every page is executable.
+    pub no_execute: bool,
 }
 
 impl fmt::Display for Verified {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rule = if self.no_execute {
+            "no page is writable and executable"
+        } else {
+            "the machine cannot forbid execution"
+        };
         write!(
             f,
             "verify: {} pages in {} runs of {} areas are as the layout says, {} reserved areas and {} holes are empty, \
-             no page is writable and executable, {} rows of the block are true",
+             {rule}, {} rows of the block are true",
             self.pages, self.runs, self.areas, self.reserved, self.holes, self.rows
         )
     }
