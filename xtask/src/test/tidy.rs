@@ -13,6 +13,9 @@ const EMPTY_NAMES: [&str; 7] = [
 /// Lines after which a file is two.
 const LONGEST: usize = 600;
 
+/// The same for a file of nothing but tests, which is read one test at a time.
+const LONGEST_TESTS: usize = 900;
+
 /// Words that mark something as unfinished; spelled in two halves so that this file does not contain them.
 const UNFINISHED: [&str; 4] = [
     concat!("TO", "DO"),
@@ -70,9 +73,11 @@ fn complaints_about(path: &Path, text: &str) -> Vec<String> {
         }
     }
     let lines = text.lines().count();
-    if lines > LONGEST {
+    let only_tests = path.ends_with("tests.rs") || path.iter().any(|part| part == "tests");
+    let longest = if only_tests { LONGEST_TESTS } else { LONGEST };
+    if lines > longest {
         complain(format!(
-            ": {lines} lines, more than {LONGEST}; split it by its readers' questions"
+            ": {lines} lines, more than {longest}; split it by its readers' questions"
         ));
     }
     if !["//!", "#![doc"]
@@ -112,6 +117,11 @@ mod tests {
             about("a/b.rs", &"//! x\n".repeat(601)),
             ["a/b.rs: 601 lines, more than 600; split it by its readers' questions"]
         );
+        assert_eq!(
+            about("a/tests/b.rs", &"//! x\n".repeat(900)),
+            Vec::<String>::new()
+        );
+        assert_eq!(about("a/tests.rs", &"//! x\n".repeat(901)).len(), 1);
         let text = format!("//! x\n// {}: later", UNFINISHED[0]);
         assert_eq!(
             about("a/b.rs", &text),
