@@ -1,2 +1,49 @@
-//! (being written)
-fn main() {}
+//! Our figures beside those of peers, measured in one run on one machine, each with its ratio.
+//!
+//! `cargo xtask bench` is the way to call this; by itself it is `kspace-bench [NAME] [--json]`.
+
+mod paging;
+mod row;
+
+use std::process::ExitCode;
+
+use row::Row;
+
+/// A bench, by the name it is asked for.
+type Bench = (&'static str, fn() -> Vec<Row>);
+
+const BENCHES: [Bench; 1] = [("paging", paging::rows)];
+
+fn main() -> ExitCode {
+    let (mut json, mut wanted) = (false, None);
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--json" => json = true,
+            // No bench here has a peer that must be fetched; the peers are crates.
+            "--peer" => drop(words.next()),
+            name if BENCHES.iter().any(|(bench, _)| *bench == name) => wanted = Some(word),
+            _ => return refuse(&word),
+        }
+    }
+    let chosen = BENCHES
+        .iter()
+        .filter(|(name, _)| wanted.as_deref().is_none_or(|one| one == *name));
+    let rows: Vec<Row> = chosen.flat_map(|(_, rows)| rows()).collect();
+    if json {
+        let rows: Vec<_> = rows.iter().map(Row::to_json).collect();
+        println!("{}", serde_json::Value::from(rows));
+    } else {
+        rows.iter().for_each(|row| println!("{row}"));
+    }
+    ExitCode::SUCCESS
+}
+
+fn refuse(word: &str) -> ExitCode {
+    let names: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
+    eprintln!(
+        "kspace-bench: no bench or option is called \"{word}\". All of them: {}, --json",
+        names.join(", ")
+    );
+    ExitCode::from(2)
+}

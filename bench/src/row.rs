@@ -1,0 +1,51 @@
+//! One figure of ours beside a peer's.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+/// What was measured. Less is better in every bench.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) bench: &'static str,
+    pub(crate) name: String,
+    pub(crate) unit: &'static str,
+    pub(crate) ours: f64,
+    pub(crate) peer: f64,
+    pub(crate) peer_name: &'static str,
+}
+
+impl Row {
+    /// How many times the peer needs what we need: above 1, ours is better.
+    pub(crate) fn ratio(&self) -> f64 {
+        self.peer / self.ours
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "bench": self.bench,
+            "name": self.name,
+            "unit": self.unit,
+            "ours": self.ours,
+            "peer": self.peer,
+            "peer_name": self.peer_name,
+            "ratio": self.ratio(),
+        })
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:<8} {:<48} {:>12.0} {:<6} {:>12.0} {:<40} {:>6.2}x",
+            self.bench,
+            self.name,
+            self.ours,
+            self.unit,
+            self.peer,
+            self.peer_name,
+            self.ratio()
+        )
+    }
+}
