@@ -1,12 +1,15 @@
 //! Filling empty ranges: `map` and `populate`.
 
+use core::slice::from_ref;
+
 use kspace_layout::{PageSize, PhysAddr, VirtRange};
 
 use crate::entry::{PRESENT, Rights};
-use crate::{Access, EntryFormat, Flush, FrameSource, PhysMemory, Protection, RawEntry};
+use crate::{Access, EntryFormat, Flush, Format, FrameSource, PhysMemory, Protection, RawEntry};
 
 use super::reserve::Reserve;
-use super::span::{Piece, Span};
+use super::span::{Part, Piece, Span};
+use super::survey::bits;
 use super::{Edit, EditError, Editor, Reason, Slot};
 
 /// What one `map` is to do.
@@ -27,12 +30,10 @@ impl Plan {
         self.phys + (address - self.virt)
     }
 
-    /// Whether one leaf at `level` can map all of `piece`.
+    /// Whether leaves at `level` can map entries from `first` on, all of which are to be mapped.
     #[inline]
-    fn fits<F: EntryFormat>(&self, level: u8, piece: Piece) -> bool {
-        level <= self.largest_level
-            && piece.whole
-            && self.phys(piece.span.first) & ((1 << F::FORMAT.shift(level)) - 1) == 0
+    fn fits<F: EntryFormat>(&self, level: u8, first: u64) -> bool {
+        level <= self.largest_level && self.phys(first) & ((1 << F::FORMAT.shift(level)) - 1) == 0
     }
 
     /// Whether an entry with these rights would deny what the pages should allow.
@@ -121,57 +122,54 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
         };
         if level == 1 {
             self.check_phys(plan, span, F::FORMAT.page_limit(1, self.limits))?;
-            return match slots {
-                None => Ok(0),
-                Some(slots) => self.survey_pages(slots, span).map(|()| 0),
-            };
         }
         let mut needed = 0;
-        for piece in span.pieces(F::FORMAT.shift(level)) {
-            let raw = slots.map_or(0, |slots| {
-                F::Raw::load(&slots[self.index(piece.span, level)])
-            });
-            if raw & PRESENT == 0 {
-                if plan.fits::<F>(level, piece) {
-                    continue;
-                }
-                if F::FORMAT == crate::Format::Pae && level == 3 {
-                    return Err(Reason::RootEntryMissing {
-                        page: piece.span.start(),
-                    });
-                }
-                needed += 1 + self.survey_map(plan, level - 1, None, piece.span)?;
+        for part in span.parts(F::FORMAT.shift(level)) {
+            if let Part::Whole(run) = part
+                && plan.fits::<F>(level, run.first)
+                && slots
+                    .is_none_or(|slots| bits::<F>(self.run(slots, level, run)).any & PRESENT == 0)
+            {
                 continue;
             }
-            self.refuse_leaf(level, raw, piece.span)?;
-            if plan.denied_by(F::FORMAT.rights(level, raw, self.limits)) {
-                return Err(Reason::Restricted {
-                    page: piece.span.start(),
-                    level,
-                    raw,
-                });
+            for piece in part.span().pieces(F::FORMAT.shift(level)) {
+                needed += self.survey_entry(plan, level, slots, piece)?;
             }
-            let next = F::FORMAT.table(raw, self.limits);
-            needed += self.survey_map(plan, level - 1, Some(next), piece.span)?;
         }
         Ok(needed)
     }
 
-    /// Refuses pages that are mapped already.
-    fn survey_pages(&self, slots: &[Slot<F>], span: Span) -> Result<(), Reason> {
-        let slots = self.page_slots(slots, span);
-        // Without a branch per page: this loop runs over every entry that `map` is to fill.
-        let any = slots.iter().fold(0, |any, slot| any | F::Raw::load(slot));
-        if any & PRESENT == 0 {
-            return Ok(());
-        }
-        for (slot, piece) in slots.iter().zip(span.pieces(F::FORMAT.shift(1))) {
-            let raw = F::Raw::load(slot);
-            if raw & PRESENT != 0 {
-                self.refuse_leaf(1, raw, piece.span)?;
+    /// The same for one entry.
+    fn survey_entry(
+        &self,
+        plan: &Plan,
+        level: u8,
+        slots: Option<&[Slot<F>]>,
+        piece: Piece,
+    ) -> Result<usize, Reason> {
+        let page = piece.span.start();
+        let raw = slots.map_or(0, |slots| {
+            F::Raw::load(&slots[self.index(piece.span, level)])
+        });
+        if raw & PRESENT == 0 {
+            if piece.whole && plan.fits::<F>(level, piece.span.first) {
+                return Ok(0);
             }
+            if F::FORMAT == Format::Pae && level == 3 {
+                return Err(Reason::RootEntryMissing { page });
+            }
+            return Ok(1 + self.survey_map(plan, level - 1, None, piece.span)?);
         }
-        Ok(())
+        self.refuse_leaf(level, raw, piece.span)?;
+        if plan.denied_by(F::FORMAT.rights(level, raw, self.limits)) {
+            return Err(Reason::Restricted { page, level, raw });
+        }
+        self.survey_map(
+            plan,
+            level - 1,
+            Some(F::FORMAT.table(raw, self.limits)),
+            piece.span,
+        )
     }
 
     /// Refuses a present entry that maps a page itself.
@@ -197,24 +195,38 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
         reserve: &mut Reserve,
     ) {
         let slots = self.reached(table, level);
-        if level == 1 {
-            let mut raw = plan.phys(span.first) | plan.leaf_bits[0];
-            for slot in self.page_slots(slots, span) {
-                F::Raw::store(slot, raw);
-                raw += kspace_layout::FRAME_SIZE;
+        for part in span.parts(F::FORMAT.shift(level)) {
+            if let Part::Whole(run) = part
+                && plan.fits::<F>(level, run.first)
+            {
+                let slots = self.run(slots, level, run);
+                // There may be tables among them, which are filled instead.
+                if level == 1 || bits::<F>(slots).any & PRESENT == 0 {
+                    fill::<F>(
+                        slots,
+                        level,
+                        plan.phys(run.first),
+                        plan.leaf_bits[level as usize - 1],
+                    );
+                    continue;
+                }
             }
-            return;
-        }
-        for piece in span.pieces(F::FORMAT.shift(level)) {
-            let slot = &slots[self.index(piece.span, level)];
-            let raw = F::Raw::load(slot);
-            if raw & PRESENT == 0 && plan.fits::<F>(level, piece) {
-                let address = F::FORMAT.leaf_address(level, plan.phys(piece.span.first));
-                F::Raw::store(slot, address | plan.leaf_bits[level as usize - 1]);
-                continue;
+            for piece in part.span().pieces(F::FORMAT.shift(level)) {
+                let slot = &slots[self.index(piece.span, level)];
+                let raw = F::Raw::load(slot);
+                if raw & PRESENT == 0 && piece.whole && plan.fits::<F>(level, piece.span.first) {
+                    let phys = plan.phys(piece.span.first);
+                    fill::<F>(
+                        from_ref(slot),
+                        level,
+                        phys,
+                        plan.leaf_bits[level as usize - 1],
+                    );
+                    continue;
+                }
+                let next = self.table_below(slot, level, raw, reserve);
+                self.commit_map(plan, level - 1, next, piece.span, reserve);
             }
-            let next = self.table_below(slot, level, raw, reserve);
-            self.commit_map(plan, level - 1, next, piece.span, reserve);
         }
     }
 
@@ -233,6 +245,16 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
                 self.table_below(slot, level, winner, reserve)
             }
         }
+    }
+}
+
+/// Stores leaves at `level` for consecutive physical memory from `phys` on.
+fn fill<F: EntryFormat>(slots: &[Slot<F>], level: u8, phys: u64, leaf_bits: u64) {
+    let size = 1 << F::FORMAT.shift(level);
+    let mut phys = phys;
+    for slot in slots {
+        F::Raw::store(slot, F::FORMAT.leaf_address(level, phys) | leaf_bits);
+        phys += size;
     }
 }
 
@@ -263,7 +285,7 @@ pub(super) fn populate<F: EntryFormat, M: PhysMemory, S: FrameSource>(
         editor.table_below(slot, level, F::Raw::load(slot), &mut reserve);
     }
     editor.release(reserve);
-    if F::FORMAT != crate::Format::Pae || needed == 0 {
+    if F::FORMAT != Format::Pae || needed == 0 {
         return Ok(Flush::nothing());
     }
     let mut stale = Editor::<F, M, S>::stale(range, PageSize::Size4K);

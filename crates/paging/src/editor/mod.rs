@@ -334,11 +334,11 @@ impl<'a, F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'a, F, M, S> {
         (span.first >> F::FORMAT.shift(level)) as usize & (F::FORMAT.entries(level) - 1)
     }
 
-    /// The slots of a table of 4 KiB pages that translate `span`.
+    /// The slots of a table at `level` that translate `span`.
     #[inline]
-    fn page_slots<'s>(&self, slots: &'s [Slot<F>], span: Span) -> &'s [Slot<F>] {
-        let first = self.index(span, 1);
-        let count = ((span.last - span.first) >> F::FORMAT.shift(1)) as usize;
+    fn run<'s>(&self, slots: &'s [Slot<F>], level: u8, span: Span) -> &'s [Slot<F>] {
+        let first = self.index(span, level);
+        let count = ((span.last - span.first) >> F::FORMAT.shift(level)) as usize;
         &slots[first..=first + count]
     }
 

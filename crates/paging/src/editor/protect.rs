@@ -6,7 +6,7 @@ use crate::entry::{ACCESSED, DIRTY, PRESENT, Rights, WRITE};
 use crate::{Access, EntryFormat, Flush, Format, FrameSource, PhysMemory, Protection, RawEntry};
 
 use super::span::Span;
-use super::survey::{LeafJob, Rules, Touched};
+use super::survey::{LeafJob, Rules, Survey, Touched};
 use super::unmap::token;
 use super::{Edit, EditError, Editor, Slot};
 
@@ -74,10 +74,11 @@ pub(super) fn protect<F: EntryFormat, M: PhysMemory, S: FrameSource>(
         complete: true,
         target: Some(&target),
     };
-    let needed = editor
-        .survey(&rules, top, editor.root, span)
+    let mut found = Survey::default();
+    editor
+        .survey(&rules, top, editor.root, span, &mut found)
         .map_err(refuse)?;
-    let mut reserve = editor.reserve(needed).map_err(refuse)?;
+    let mut reserve = editor.reserve(found.needed).map_err(refuse)?;
     let mut job = Change {
         mode: editor.mode,
         target,
@@ -116,14 +117,10 @@ impl Change {
 }
 
 impl<F: EntryFormat> LeafJob<F> for Change {
-    fn pages(&mut self, slots: &[Slot<F>], _: Span) {
+    fn leaves(&mut self, level: u8, slots: &[Slot<F>], _: Span) {
         for slot in slots {
-            self.change::<F>(1, slot);
+            self.change::<F>(level, slot);
         }
-    }
-
-    fn large(&mut self, level: u8, slot: &Slot<F>, _: Span) {
-        self.change::<F>(level, slot);
     }
 
     fn keeps(&self, level: u8, raw: u64) -> bool {

@@ -34,7 +34,7 @@ impl Span {
         VirtRange::new(self.start(), self.last - self.first + 1)
     }
 
-    /// The span cut at multiples of `1 << shift`.
+    /// The span cut at multiples of `1 << shift`, one entry's worth each.
     #[inline]
     pub(super) fn pieces(self, shift: u32) -> Pieces {
         Pieces {
@@ -42,6 +42,65 @@ impl Span {
             last: self.last,
             mask: (1 << shift) - 1,
             done: false,
+        }
+    }
+
+    /// The span in at most three parts: the entries it covers wholly, and those at its ends that it does not.
+    #[inline]
+    pub(super) fn parts(self, shift: u32) -> impl Iterator<Item = Part> {
+        let mask: u64 = (1 << shift) - 1;
+        let ragged_start = self.first & mask != 0;
+        let ragged_end = self.last & mask != mask;
+        if self.first >> shift == self.last >> shift {
+            let part = if ragged_start || ragged_end {
+                Part::Ragged(self)
+            } else {
+                Part::Whole(self)
+            };
+            return [Some(part), None, None].into_iter().flatten();
+        }
+        // The span goes on in another entry, so neither sum nor difference leaves it.
+        let head = Span {
+            first: self.first,
+            last: self.first | mask,
+        };
+        let tail = Span {
+            first: self.last & !mask,
+            last: self.last,
+        };
+        let first = if ragged_start {
+            head.last + 1
+        } else {
+            self.first
+        };
+        let last = if ragged_end {
+            tail.first - 1
+        } else {
+            self.last
+        };
+        [
+            ragged_start.then_some(Part::Ragged(head)),
+            (first <= last).then_some(Part::Whole(Span { first, last })),
+            ragged_end.then_some(Part::Ragged(tail)),
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+/// See [`Span::parts`].
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Part {
+    /// All that one or more entries translate.
+    Whole(Span),
+    /// Less than one entry translates.
+    Ragged(Span),
+}
+
+impl Part {
+    pub(super) const fn span(self) -> Span {
+        match self {
+            Self::Whole(span) | Self::Ragged(span) => span,
         }
     }
 }

@@ -5,7 +5,7 @@ use kspace_layout::PhysAddr;
 use crate::{EntryFormat, FrameSource, PhysMemory, RawEntry};
 
 use super::reserve::Reserve;
-use super::span::Span;
+use super::span::{Part, Span};
 use super::{Editor, Slot};
 
 impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
@@ -20,6 +20,19 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
         1 + ragged
             .map(|piece| Self::split_cost(level - 1, piece.span))
             .sum::<usize>()
+    }
+
+    /// The level of the smallest leaves that `span` then begins or ends with.
+    pub(super) fn split_level(level: u8, span: Span) -> u8 {
+        let mut level = level - 1;
+        while level > 1
+            && span
+                .parts(F::FORMAT.shift(level))
+                .any(|part| matches!(part, Part::Ragged(_)))
+        {
+            level -= 1;
+        }
+        level
     }
 
     /// Replaces the leaf in `slot` by a table of the same translations, and returns that table, or the one that the holder of

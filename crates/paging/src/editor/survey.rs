@@ -1,5 +1,7 @@
 //! Going over the leaves of a mapped range: first only to look, then to change them.
 
+use core::slice::from_ref;
+
 use kspace_layout::{PageSize, PhysAddr};
 
 use crate::entry::PRESENT;
@@ -7,7 +9,7 @@ use crate::{Access, EntryFormat, Format, FrameSource, PhysMemory, RawEntry};
 
 use super::protect::Target;
 use super::reserve::Reserve;
-use super::span::Span;
+use super::span::{Part, Piece, Span};
 use super::{Editor, Reason, Slot};
 
 /// What a survey of mapped pages holds them against.
@@ -20,14 +22,35 @@ pub(super) struct Rules<'t> {
 
 /// A change of leaves.
 pub(super) trait LeafJob<F: EntryFormat> {
-    /// Changes 4 KiB pages, some of which may be absent.
-    fn pages(&mut self, slots: &[Slot<F>], span: Span);
-
-    /// Changes one larger page, all of it.
-    fn large(&mut self, level: u8, slot: &Slot<F>, span: Span);
+    /// Changes all of `slots`, the leaves at `level` that translate `span`. Only at level 1 some may be absent.
+    fn leaves(&mut self, level: u8, slots: &[Slot<F>], span: Span);
 
     /// Whether a larger page may stay as it is.
     fn keeps(&self, level: u8, raw: u64) -> bool;
+}
+
+/// The bits of many entries at once.
+#[derive(Clone, Copy)]
+pub(super) struct Bits {
+    /// The bits that all of them have.
+    pub(super) all: u64,
+    /// The bits that some of them have.
+    pub(super) any: u64,
+}
+
+/// Goes over entries without a branch for each: the first thing that every edit of many pages does.
+#[inline]
+pub(super) fn bits<F: EntryFormat>(slots: &[Slot<F>]) -> Bits {
+    let mut bits = Bits {
+        all: u64::MAX,
+        any: 0,
+    };
+    for slot in slots {
+        let raw = F::Raw::load(slot);
+        bits.all &= raw;
+        bits.any |= raw;
+    }
+    bits
 }
 
 /// Which leaves an edit has changed, for its token.
@@ -46,94 +69,107 @@ impl Touched {
     }
 }
 
+/// What a survey has found.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Survey {
+    /// How many tables the edit needs.
+    pub(super) needed: usize,
+    /// The leaves that an edit of everything will change.
+    pub(super) touched: Touched,
+}
+
 impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
-    /// How many tables it takes to change the leaves of `span`, the part of the range under `table`.
+    /// Goes over the leaves of `span`, the part of the range under `table`, and holds them against the rules.
     pub(super) fn survey(
         &self,
         rules: &Rules<'_>,
         level: u8,
         table: PhysAddr,
         span: Span,
-    ) -> Result<usize, Reason> {
+        found: &mut Survey,
+    ) -> Result<(), Reason> {
         let page = span.start();
         let slots = self
             .slots(table, level)
             .ok_or(Reason::Unreachable { page, level, table })?;
-        if level == 1 {
-            return self.survey_pages_mapped(rules, slots, span).map(|()| 0);
-        }
-        let mut needed = 0;
-        for piece in span.pieces(F::FORMAT.shift(level)) {
-            let page = piece.span.start();
-            let raw = F::Raw::load(&slots[self.index(piece.span, level)]);
-            if raw & PRESENT == 0 {
-                if rules.complete {
-                    return Err(Reason::NotMapped { page });
-                }
-            } else if F::FORMAT.is_leaf(level, raw, self.limits) {
-                if rules
-                    .target
-                    .is_some_and(|target| target.is_met_by(level, raw))
-                {
+        for part in span.parts(F::FORMAT.shift(level)) {
+            if let Part::Whole(run) = part {
+                let Bits { all, any } = bits::<F>(self.run(slots, level, run));
+                let only_leaves = F::FORMAT.is_leaf(level, all, self.limits)
+                    && (all & PRESENT != 0 || (level == 1 && !rules.complete));
+                if only_leaves && self.refuse_write_execute(rules, all, any, run).is_ok() {
+                    if any & PRESENT != 0 {
+                        found.touched.note(self.leaf_size(level), any);
+                    }
                     continue;
                 }
-                self.refuse_write_execute(rules, raw, raw, piece.span)?;
-                if !piece.whole {
-                    let start = F::FORMAT.page(level, raw, self.limits).as_u64();
-                    let limit = F::FORMAT.page_limit(1, self.limits);
-                    if start >= limit {
-                        return Err(Reason::PhysTooWide {
-                            page,
-                            phys: start,
-                            limit,
-                        });
-                    }
-                    needed += Self::split_cost(level, piece.span);
-                }
-            } else {
-                let rights = F::FORMAT.rights(level, raw, self.limits);
-                if rules
-                    .target
-                    .is_some_and(|target| target.is_denied_by(rights))
-                {
-                    return Err(Reason::Restricted { page, level, raw });
-                }
-                let next = F::FORMAT.table(raw, self.limits);
-                needed += self.survey(rules, level - 1, next, piece.span)?;
             }
-        }
-        Ok(needed)
-    }
-
-    fn survey_pages_mapped(
-        &self,
-        rules: &Rules<'_>,
-        slots: &[Slot<F>],
-        span: Span,
-    ) -> Result<(), Reason> {
-        if !rules.complete && rules.target.is_none() {
-            return Ok(());
-        }
-        let slots = self.page_slots(slots, span);
-        // Without a branch per page: this loop runs over every entry of the range.
-        let (all, any) = slots.iter().fold((u64::MAX, 0), |(all, any), slot| {
-            let raw = F::Raw::load(slot);
-            (all & raw, any | raw)
-        });
-        let whole = self.refuse_write_execute(rules, all, any, span);
-        if all & PRESENT != 0 && whole.is_ok() {
-            return Ok(());
-        }
-        for (slot, piece) in slots.iter().zip(span.pieces(F::FORMAT.shift(1))) {
-            let raw = F::Raw::load(slot);
-            if raw & PRESENT == 0 {
-                return Err(Reason::NotMapped {
-                    page: piece.span.start(),
-                });
+            for piece in part.span().pieces(F::FORMAT.shift(level)) {
+                let raw = F::Raw::load(&slots[self.index(piece.span, level)]);
+                self.survey_piece(rules, level, raw, piece, found)?;
             }
-            self.refuse_write_execute(rules, raw, raw, piece.span)?;
         }
         Ok(())
+    }
+
+    /// The same for one entry.
+    fn survey_piece(
+        &self,
+        rules: &Rules<'_>,
+        level: u8,
+        raw: u64,
+        piece: Piece,
+        found: &mut Survey,
+    ) -> Result<(), Reason> {
+        let page = piece.span.start();
+        if raw & PRESENT == 0 {
+            return if rules.complete {
+                Err(Reason::NotMapped { page })
+            } else {
+                Ok(())
+            };
+        }
+        if !F::FORMAT.is_leaf(level, raw, self.limits) {
+            let rights = F::FORMAT.rights(level, raw, self.limits);
+            if rules
+                .target
+                .is_some_and(|target| target.is_denied_by(rights))
+            {
+                return Err(Reason::Restricted { page, level, raw });
+            }
+            let next = F::FORMAT.table(raw, self.limits);
+            return self.survey(rules, level - 1, next, piece.span, found);
+        }
+        if rules
+            .target
+            .is_some_and(|target| target.is_met_by(level, raw))
+        {
+            return Ok(());
+        }
+        self.refuse_write_execute(rules, raw, raw, piece.span)?;
+        if piece.whole {
+            found.touched.note(self.leaf_size(level), raw);
+            return Ok(());
+        }
+        let start = F::FORMAT.page(level, raw, self.limits).as_u64();
+        let limit = F::FORMAT.page_limit(1, self.limits);
+        if start >= limit {
+            return Err(Reason::PhysTooWide {
+                page,
+                phys: start,
+                limit,
+            });
+        }
+        found.needed += Self::split_cost(level, piece.span);
+        found
+            .touched
+            .note(self.leaf_size(Self::split_level(level, piece.span)), raw);
+        Ok(())
+    }
+
+    /// The page size of leaves at `level`, which has some.
+    fn leaf_size(&self, level: u8) -> PageSize {
+        self.mode.leaf_size(level).unwrap_or(PageSize::Size4K)
     }
 
     /// Refuses leaves that would turn from writable to executable or back; `all` are the bits that every one of them has,
@@ -174,27 +210,37 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
         reserve: &mut Reserve,
     ) {
         let slots = self.reached(table, level);
-        if level == 1 {
-            job.pages(self.page_slots(slots, span), span);
-            return;
-        }
-        for piece in span.pieces(F::FORMAT.shift(level)) {
-            let slot = &slots[self.index(piece.span, level)];
-            let raw = F::Raw::load(slot);
-            if raw & PRESENT == 0 {
-                continue;
+        for part in span.parts(F::FORMAT.shift(level)) {
+            if let Part::Whole(run) = part {
+                let slots = self.run(slots, level, run);
+                if level == 1 || self.are_leaves(level, bits::<F>(slots).all) {
+                    job.leaves(level, slots, run);
+                    continue;
+                }
             }
-            let next = if !F::FORMAT.is_leaf(level, raw, self.limits) {
-                F::FORMAT.table(raw, self.limits)
-            } else if job.keeps(level, raw) {
-                continue;
-            } else if piece.whole {
-                job.large(level, slot, piece.span);
-                continue;
-            } else {
-                self.split(slot, level, reserve)
-            };
-            self.change(job, level - 1, next, piece.span, reserve);
+            for piece in part.span().pieces(F::FORMAT.shift(level)) {
+                let slot = &slots[self.index(piece.span, level)];
+                let raw = F::Raw::load(slot);
+                if raw & PRESENT == 0 {
+                    continue;
+                }
+                let next = if !F::FORMAT.is_leaf(level, raw, self.limits) {
+                    F::FORMAT.table(raw, self.limits)
+                } else if job.keeps(level, raw) {
+                    continue;
+                } else if piece.whole {
+                    job.leaves(level, from_ref(slot), piece.span);
+                    continue;
+                } else {
+                    self.split(slot, level, reserve)
+                };
+                self.change(job, level - 1, next, piece.span, reserve);
+            }
         }
+    }
+
+    /// Whether entries that have `all` these bits in common are all present leaves.
+    fn are_leaves(&self, level: u8, all: u64) -> bool {
+        all & PRESENT != 0 && F::FORMAT.is_leaf(level, all, self.limits)
     }
 }

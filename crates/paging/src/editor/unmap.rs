@@ -8,7 +8,7 @@ use crate::frame_list::FrameList;
 use crate::{EntryFormat, Flush, FrameSource, Limits, PhysMemory, RawEntry};
 
 use super::span::Span;
-use super::survey::{LeafJob, Rules, Touched};
+use super::survey::{LeafJob, Rules, Survey, Touched};
 use super::{Edit, EditError, Editor, Slot};
 
 /// What to do about pages that are not mapped.
@@ -38,12 +38,7 @@ pub(super) fn unmap<F: EntryFormat, M: PhysMemory, S: FrameSource>(
     range: VirtRange,
     holes: Holes,
 ) -> Result<Flush, EditError> {
-    let mut job = Clear {
-        mode: editor.mode,
-        touched: Touched::default(),
-    };
-    run(editor, range, holes, &mut job)?;
-    Ok(token(range, job.touched))
+    run(editor, range, holes, &mut Clear)
 }
 
 pub(super) fn unmap_each<F: EntryFormat, M: PhysMemory, S: FrameSource>(
@@ -51,15 +46,12 @@ pub(super) fn unmap_each<F: EntryFormat, M: PhysMemory, S: FrameSource>(
     range: VirtRange,
     each: impl FnMut(Unmapped),
 ) -> Result<Flush, EditError> {
-    let (mode, limits) = (editor.mode, editor.limits);
     let mut job = Report {
-        mode,
-        limits,
-        touched: Touched::default(),
+        mode: editor.mode,
+        limits: editor.limits,
         each,
     };
-    run(editor, range, Holes::Allowed, &mut job)?;
-    Ok(token(range, job.touched))
+    run(editor, range, Holes::Allowed, &mut job)
 }
 
 fn run<F: EntryFormat, M: PhysMemory, S: FrameSource>(
@@ -67,7 +59,7 @@ fn run<F: EntryFormat, M: PhysMemory, S: FrameSource>(
     range: VirtRange,
     holes: Holes,
     job: &mut impl LeafJob<F>,
-) -> Result<(), EditError> {
+) -> Result<Flush, EditError> {
     let refuse = |reason| EditError {
         edit: Edit::Unmap,
         range,
@@ -78,13 +70,14 @@ fn run<F: EntryFormat, M: PhysMemory, S: FrameSource>(
         complete: holes == Holes::Refused,
         target: None,
     };
-    let needed = editor
-        .survey(&rules, top, editor.root, span)
+    let mut found = Survey::default();
+    editor
+        .survey(&rules, top, editor.root, span, &mut found)
         .map_err(refuse)?;
-    let mut reserve = editor.reserve(needed).map_err(refuse)?;
+    let mut reserve = editor.reserve(found.needed).map_err(refuse)?;
     editor.change(job, top, editor.root, span, &mut reserve);
     editor.release(reserve);
-    Ok(())
+    Ok(token(range, found.touched))
 }
 
 /// The token of an edit that took no table out.
@@ -108,29 +101,14 @@ pub(super) fn token(range: VirtRange, touched: Touched) -> Flush {
 }
 
 /// Clears entries and forgets them.
-struct Clear {
-    mode: PagingMode,
-    touched: Touched,
-}
+struct Clear;
 
 impl<F: EntryFormat> LeafJob<F> for Clear {
-    fn pages(&mut self, slots: &[Slot<F>], _: Span) {
-        let mut any = 0;
+    fn leaves(&mut self, _: u8, slots: &[Slot<F>], _: Span) {
         for slot in slots {
             // A plain store: the only other writer is a CPU that sets accessed or dirty, and it no longer matters.
-            any |= F::Raw::load(slot);
             F::Raw::store(slot, 0);
         }
-        if any & PRESENT != 0 {
-            self.touched.note(PageSize::Size4K, any);
-        }
-    }
-
-    fn large(&mut self, level: u8, slot: &Slot<F>, _: Span) {
-        let raw = F::Raw::load(slot);
-        F::Raw::store(slot, 0);
-        self.touched
-            .note(self.mode.leaf_size(level).unwrap_or(PageSize::Size4K), raw);
     }
 
     fn keeps(&self, _: u8, _: u64) -> bool {
@@ -142,41 +120,28 @@ impl<F: EntryFormat> LeafJob<F> for Clear {
 struct Report<E> {
     mode: PagingMode,
     limits: Limits,
-    touched: Touched,
     each: E,
 }
 
-impl<E: FnMut(Unmapped)> Report<E> {
-    fn clear<F: EntryFormat>(&mut self, level: u8, slot: &Slot<F>, span: Span) {
-        let mut raw = F::Raw::load(slot);
-        // A swap: the CPU may set accessed or dirty until the entry is gone.
-        while let Err(changed) = F::Raw::compare_exchange(slot, raw, 0) {
-            raw = changed;
-        }
-        if raw & PRESENT == 0 {
-            return;
-        }
-        let page = self.mode.leaf_size(level).unwrap_or(PageSize::Size4K);
-        self.touched.note(page, raw);
-        (self.each)(Unmapped {
-            virt: span.range(),
-            phys: F::FORMAT.page(level, raw, self.limits),
-            page,
-            accessed: raw & ACCESSED != 0,
-            dirty: raw & DIRTY != 0,
-        });
-    }
-}
-
 impl<F: EntryFormat, E: FnMut(Unmapped)> LeafJob<F> for Report<E> {
-    fn pages(&mut self, slots: &[Slot<F>], span: Span) {
-        for (slot, piece) in slots.iter().zip(span.pieces(F::FORMAT.shift(1))) {
-            self.clear::<F>(1, slot, piece.span);
+    fn leaves(&mut self, level: u8, slots: &[Slot<F>], span: Span) {
+        for (slot, piece) in slots.iter().zip(span.pieces(F::FORMAT.shift(level))) {
+            let mut raw = F::Raw::load(slot);
+            // A swap: the CPU may set accessed or dirty until the entry is gone.
+            while let Err(changed) = F::Raw::compare_exchange(slot, raw, 0) {
+                raw = changed;
+            }
+            if raw & PRESENT == 0 {
+                continue;
+            }
+            (self.each)(Unmapped {
+                virt: piece.span.range(),
+                phys: F::FORMAT.page(level, raw, self.limits),
+                page: self.mode.leaf_size(level).unwrap_or(PageSize::Size4K),
+                accessed: raw & ACCESSED != 0,
+                dirty: raw & DIRTY != 0,
+            });
         }
-    }
-
-    fn large(&mut self, level: u8, slot: &Slot<F>, span: Span) {
-        self.clear::<F>(level, slot, span);
     }
 
     fn keeps(&self, _: u8, _: u64) -> bool {
