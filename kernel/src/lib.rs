@@ -16,6 +16,7 @@
 
 #![cfg_attr(not(test), no_std)]
 
+pub mod acpi;
 pub mod command_line;
 pub mod log;
 pub mod start_info;

@@ -113,9 +113,9 @@ pub(super) const MEMORY_MAPS: &[BootCase] = &[
         ]),
         &[
             "memory map: entry 2 says 0000000008000000-00000000083fffff is reserved, an earlier one usable; taken as reserved",
-            "BIOS-e820: [mem 0x0000000000100000-0x0000000007ffffff] usable",
-            "BIOS-e820: [mem 0x0000000008000000-0x00000000083fffff] reserved",
-            "BIOS-e820: [mem 0x0000000008400000-0x000000000fefffff] usable",
+            "modified: [mem 0x0000000000100000-0x0000000007ffffff] usable",
+            "modified: [mem 0x0000000008000000-0x00000000083fffff] reserved",
+            "modified: [mem 0x0000000008400000-0x000000000fefffff] usable",
         ],
     ),
     survives(
@@ -123,8 +123,8 @@ pub(super) const MEMORY_MAPS: &[BootCase] = &[
         Alteration::Map(&[HIGH, LOW]),
         &[
             "starts below the entry before it; sorted",
-            "BIOS-e820: [mem 0x0000000000000000-0x000000000009efff] usable",
-            "BIOS-e820: [mem 0x0000000000100000-0x000000000fefffff] usable",
+            "modified: [mem 0x0000000000000000-0x000000000009efff] usable",
+            "modified: [mem 0x0000000000100000-0x000000000fefffff] usable",
         ],
     ),
     survives(

@@ -5,7 +5,7 @@
 
 use kspace::direct_map;
 use kspace::image::ImageMap;
-use kspace_frames::{EarlyFrames, MemoryMap};
+use kspace_frames::{EarlyFrames, MemoryMap, Repair};
 use kspace_layout::{
     DEFAULT_IMAGE_START, Kaslr, KernelImage, Layout, PagingMode, PhysAddr, PhysRange, VirtAddr,
     X86_64, draw_image_virt,
@@ -115,13 +115,20 @@ fn read_memory_map(
     command_line: &CommandLine,
     image: PhysRange,
 ) -> Result<MemoryMap, BootError> {
-    let phys_bits = u32::from(features.phys_bits);
-    let mut map = MemoryMap::from_firmware(info.memory_map(memory), phys_bits, |repair| {
-        info!("{repair}")
-    })?;
     info!("BIOS-provided physical RAM map:");
-    for entry in map.entries() {
+    for entry in info.memory_map(memory) {
         info!("BIOS-e820: {entry}");
+    }
+    let phys_bits = u32::from(features.phys_bits);
+    let mut differs = false;
+    let mut map = MemoryMap::from_firmware(info.memory_map(memory), phys_bits, |repair| {
+        // Trimming to whole pages is said, too, but every PC needs it: not worth the whole map once more.
+        differs |= !matches!(repair, Repair::Trimmed { .. });
+        info!("{repair}");
+    })?;
+    if differs {
+        info!("modified physical RAM map:");
+        map.entries().for_each(|entry| info!("modified: {entry}"));
     }
     map.reserve(image)?;
     if let Some(limit) = command_line.mem {
