@@ -56,19 +56,14 @@ pub(crate) fn apt_install(what: &str, packages: &[&str]) -> Result {
         ));
     };
     println!("kspace: {what}: installing Debian's {}", packages.join(" "));
-    let install = || {
-        captured(
-            apt_get(root)
-                .args(["install", "--yes", "--quiet", "--no-install-recommends"])
-                .args(packages),
-        )
-    };
-    let mut output = install()?;
-    if !output.status.success() {
-        // On a fresh system the lists of packages may never have been fetched, or point to files that are gone.
-        captured(apt_get(root).args(["update", "--quiet"]))?;
-        output = install()?;
-    }
+    // On a fresh system the lists of packages may be missing or old. Without a network this fails, and what was fetched before
+    // may still be installed.
+    captured(apt_get(root).args(["update", "--quiet"]))?;
+    let output = captured(
+        apt_get(root)
+            .args(["install", "--yes", "--quiet", "--no-install-recommends"])
+            .args(packages),
+    )?;
     if output.status.success() {
         return Ok(());
     }

@@ -71,21 +71,14 @@ impl Toolchain {
     pub(crate) fn find(target: &'static str, wanted: Option<Way>, install: bool) -> Result<Self> {
         let ways: Vec<Way> = wanted.map_or(Way::ALL.to_vec(), |way| vec![way]);
         // What is there already is better than anything fetched, so look everywhere before fetching anywhere.
-        for way in &ways {
-            if let Some(toolchain) = Self::present(*way, target) {
-                return Ok(toolchain);
-            }
+        if let Some(toolchain) = ways.iter().find_map(|way| Self::present(*way, target).ok()) {
+            return Ok(toolchain);
         }
         let mut reasons = Vec::new();
         for way in ways {
-            let fetched = if install {
-                fetch(way, target)
-            } else {
-                Err("not installed".to_owned())
-            };
-            match fetched.map(|()| Self::present(way, target)) {
-                Ok(Some(toolchain)) => return Ok(toolchain),
-                Ok(None) => reasons.push(format!("{}: fetched, yet not found", way.name())),
+            let fetched = if install { fetch(way, target) } else { Ok(()) };
+            match fetched.and_then(|()| Self::present(way, target)) {
+                Ok(toolchain) => return Ok(toolchain),
                 Err(reason) => reasons.push(format!("{}: {reason}", way.name())),
             }
         }
@@ -96,22 +89,46 @@ impl Toolchain {
         )))
     }
 
-    fn present(way: Way, target: &'static str) -> Option<Self> {
-        let compiler = match way {
-            Way::Rustup | Way::RustSrc => first_line(Command::new(rustc()).arg("--version"))?,
-            Way::Debian => debian_compiler()?,
+    /// The toolchain, if this way is there; else what it lacks.
+    fn present(way: Way, target: &'static str) -> std::result::Result<Self, String> {
+        let rustc = match way {
+            Way::Rustup | Way::RustSrc => rustc(),
+            Way::Debian => DEBIAN_RUSTC.to_owned(),
         };
+        let ask = |words: &[&str]| {
+            let mut command = Command::new(&rustc);
+            if way == Way::Debian {
+                command.env_remove("LD_LIBRARY_PATH");
+            }
+            first_line(command.args(words)).ok_or_else(|| format!("{rustc} is not there"))
+        };
+        let compiler = ask(&["--version"])?;
+        if version_of(&compiler).is_none_or(|version| version < OLDEST) {
+            let (major, minor) = OLDEST;
+            return Err(format!("{rustc} is {compiler}, older than {major}.{minor}"));
+        }
         let there = match way {
-            Way::Rustup => target_libdir(target).is_some_and(|dir| has_core(&dir)),
-            Way::RustSrc => sysroot(Path::new(&rustc())).is_some_and(|root| has_sources(&root)),
-            Way::Debian => sysroot(Path::new(DEBIAN_RUSTC)).is_some_and(|root| has_sources(&root)),
+            Way::Rustup => has_core(Path::new(&ask(&[
+                "--print",
+                "target-libdir",
+                "--target",
+                target,
+            ])?)),
+            Way::RustSrc | Way::Debian => has_sources(Path::new(&ask(&["--print", "sysroot"])?)),
         };
-        let linker = if way == Way::Debian {
-            Some(rust_lld()?)
-        } else {
-            None
+        if !there {
+            let what = if way == Way::Rustup {
+                "core for this target"
+            } else {
+                "library sources"
+            };
+            return Err(format!("{rustc} has no {what}"));
+        }
+        let linker = match way {
+            Way::Debian => Some(rust_lld().ok_or("there is no rust-lld to link with")?),
+            Way::Rustup | Way::RustSrc => None,
         };
-        there.then_some(Self {
+        Ok(Self {
             way,
             target,
             compiler,
@@ -174,40 +191,18 @@ impl fmt::Display for Toolchain {
     }
 }
 
-/// Where Debian's compiler is. rustup's, if any, comes before it on the search path.
+/// Where Debian's compiler is; rustup's, if any, comes before it on the search path. Debian 12's package `rustc` is 1.63, while
+/// `rustc-web` follows the releases through Debian's security updates.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
 fn rustc() -> String {
     std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned())
 }
 
-/// Debian's compiler, if it is there and new enough. Debian 12's package `rustc` is 1.63; `rustc-web` follows the releases.
-fn debian_compiler() -> Option<String> {
-    let version = first_line(
-        Command::new(DEBIAN_RUSTC)
-            .arg("--version")
-            .env_remove("LD_LIBRARY_PATH"),
-    )?;
-    (version_of(&version)? >= OLDEST).then_some(version)
-}
-
 /// `(1, 96)` of `rustc 1.96.0 (…)`.
 fn version_of(line: &str) -> Option<(u32, u32)> {
     let mut numbers = line.split_whitespace().nth(1)?.split('.');
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-fn target_libdir(target: &str) -> Option<PathBuf> {
-    let mut command = Command::new(rustc());
-    first_line(command.args(["--print", "target-libdir", "--target", target])).map(PathBuf::from)
-}
-
-fn sysroot(rustc: &Path) -> Option<PathBuf> {
-    let mut command = Command::new(rustc);
-    if rustc == Path::new(DEBIAN_RUSTC) {
-        command.env_remove("LD_LIBRARY_PATH");
-    }
-    first_line(command.args(["--print", "sysroot"])).map(PathBuf::from)
 }
 
 fn has_core(libdir: &Path) -> bool {
@@ -226,8 +221,8 @@ fn has_sources(sysroot: &Path) -> bool {
 
 /// The linker for bare metal: the host toolchain's rust-lld (Debian's compiler brings none), or one on the search path.
 fn rust_lld() -> Option<PathBuf> {
-    let beside_rustc = sysroot(Path::new(&rustc()))
-        .map(|root| root.join("lib/rustlib/x86_64-unknown-linux-gnu/bin/rust-lld"))
+    let beside_rustc = first_line(Command::new(rustc()).args(["--print", "sysroot"]))
+        .map(|root| Path::new(&root).join("lib/rustlib/x86_64-unknown-linux-gnu/bin/rust-lld"))
         .filter(|linker| linker.is_file());
     beside_rustc
         .or_else(|| find("rust-lld"))
