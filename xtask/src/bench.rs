@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::arguments::{BenchOptions, HostOptions};
 use crate::failure::{Failure, Result};
-use crate::host::command::{cargo, quietly};
+use crate::host::command::{captured, cargo};
 use crate::host::packages;
 use crate::host::toolchain::{BARE_METAL, Toolchain};
 use crate::kernel::Kernel;
@@ -30,6 +30,12 @@ const BOOTS: &str = "paging";
 ///
 /// When something does not build, run or boot, or there is no such bench.
 pub(crate) fn bench(options: &BenchOptions) -> Result {
+    if let Some(peer) = &options.peer {
+        let peer = peer.display();
+        eprintln!(
+            "kspace: bench: the peers of {BOOTS} are crates, built with it; nothing reads {peer}"
+        );
+    }
     let mut rows = host_rows(options)?;
     if options.name.as_deref().is_none_or(|name| name == BOOTS) {
         rows.extend(boot_rows(&options.host)?);
@@ -145,6 +151,9 @@ fn tables(rows: &[Row]) -> String {
         if benches[..index].contains(bench) {
             continue;
         }
+        if index > 0 {
+            text.push('\n');
+        }
         text.push_str(&format!(
             "{bench}    (a ratio above 1 means ours is better)\n"
         ));
@@ -152,10 +161,12 @@ fn tables(rows: &[Row]) -> String {
             text.push_str(row.to_string().trim_end());
             text.push('\n');
         }
-        text.push('\n');
     }
     text
 }
+
+/// How `kspace-bench` ends when it knows no bench of the name it was given.
+const UNKNOWN_NAME: i32 = 2;
 
 /// The rows of the benches that run on the host.
 fn host_rows(options: &BenchOptions) -> Result<Vec<Row>> {
@@ -169,10 +180,22 @@ fn host_rows(options: &BenchOptions) -> Result<Vec<Row>> {
         "--",
     ]);
     command.args(&options.name).arg("--json");
-    if let Some(peer) = &options.peer {
-        command.arg("--peer").arg(peer);
+    let output = captured(&mut command)?;
+    let messages = String::from_utf8_lossy(&output.stderr);
+    // The benches know their own names; a name that is none of them is the caller's mistake, not a failed measurement.
+    if output.status.code() == Some(UNKNOWN_NAME) {
+        let message = messages.trim();
+        return Err(Failure::usage(
+            message.strip_prefix("kspace-bench: ").unwrap_or(message),
+        ));
     }
-    let output = quietly(&mut command, "the host benches failed")?;
+    if !output.status.success() {
+        eprint!("{messages}");
+        return Err(Failure::failed(format!(
+            "the host benches failed ({})",
+            output.status
+        )));
+    }
     let text = String::from_utf8_lossy(&output.stdout);
     parse_rows(&text)
 }
@@ -269,7 +292,7 @@ mod tests {
             tables(&rows),
             "paging    (a ratio above 1 means ours is better)\n  \
                map 1 GiB in 4K                                         1 000 ns                    7 500 x86_64                          7.50x\n  \
-               tables                                                 24 576 bytes\n\n"
+               tables                                                 24 576 bytes\n"
         );
     }
 

@@ -69,7 +69,7 @@ const BENCH: &str = "\
 usage: cargo xtask bench [NAME] [--json] [--peer DIR] [OPTIONS]
 
   --json           an array of rows on standard output; a ratio above 1 means ours is better
-  --peer DIR       a directory with a peer to measure beside ours
+  --peer DIR       a directory with a peer to measure beside ours; the peers of the bench paging are crates and need none
 ";
 
 const HOST: &str = "
