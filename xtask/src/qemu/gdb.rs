@@ -190,7 +190,8 @@ impl Gdb {
                 "gdb stub: a damaged answer to {request:.40}"
             )));
         }
-        self.stream.write_all(b"+").about("gdb stub")?;
+        // The answer is here. After a detach the guest may have ended, and QEMU with it, before it is acknowledged.
+        let _ = self.stream.write_all(b"+");
         String::from_utf8(payload).map_err(|error| Failure::failed(format!("gdb stub: {error}")))
     }
 
