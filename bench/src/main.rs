@@ -5,6 +5,7 @@
 mod paging;
 mod row;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use row::Row;
@@ -30,12 +31,14 @@ fn main() -> ExitCode {
         .iter()
         .filter(|(name, _)| wanted.as_deref().is_none_or(|one| one == *name));
     let rows: Vec<Row> = chosen.flat_map(|(_, rows)| rows()).collect();
-    if json {
+    let text = if json {
         let rows: Vec<_> = rows.iter().map(Row::to_json).collect();
-        println!("{}", serde_json::Value::from(rows));
+        format!("{}\n", serde_json::Value::from(rows))
     } else {
-        rows.iter().for_each(|row| println!("{row}"));
-    }
+        rows.iter().map(|row| format!("{row}\n")).collect()
+    };
+    // A reader who closed the pipe has read enough.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
 }
 

@@ -1,7 +1,7 @@
 //! Frames for page tables, the same for every contender: physical addresses are host addresses, so that reaching a table costs
-//! nobody anything.
+//! nobody anything; and the host maps them with huge pages if it can, as a kernel's direct map does.
 
-use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+use std::alloc::{Layout, alloc, handle_alloc_error};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Enough for the tables of 1 GiB in 4 KiB pages.
@@ -28,10 +28,14 @@ impl Pool {
             let layout =
                 Layout::from_size_align((FRAMES * FRAME) as usize, 2 << 20).expect("sound");
             // SAFETY: the layout is not empty.
-            let host = unsafe { alloc_zeroed(layout) };
+            let host = unsafe { alloc(layout) };
             if host.is_null() {
                 handle_alloc_error(layout);
             }
+            // SAFETY: advice about memory that was just allocated, before its first use; if it is not taken, no harm is done.
+            unsafe { libc::madvise(host.cast(), layout.size(), libc::MADV_HUGEPAGE) };
+            // SAFETY: all of the allocation, which nobody uses yet.
+            unsafe { core::ptr::write_bytes(host, 0, layout.size()) };
             self.start.store(host as u64, Relaxed);
         }
         self.next.store(self.start.load(Relaxed), Relaxed);

@@ -356,6 +356,43 @@ fn compare(rig: &Rig<'_>, model: &Model, points: &[u64]) {
     }
 }
 
+/// What entries remember of the tables they lead to (see the module `known` of the editor) must be true.
+fn check_memories(rig: &Rig<'_>, level: u8, table: u64) {
+    let words = rig.memory.snapshot(phys(table).pfn());
+    // Only 8-byte formats remember anything.
+    let entries = words.iter().take(rig.mode.entries(level) as usize);
+    let is_leaf = |level: u8, raw: u64| level == 1 || (level <= 3 && raw & 0x80 != 0);
+    for raw in entries.filter(|&&raw| raw & 1 != 0 && !is_leaf(level, raw)) {
+        let below = raw & 0x000f_ffff_ffff_f000 & !rig.limits.encryption_mask();
+        let inner = rig.memory.snapshot(phys(below).pfn());
+        let remembered = if level == rig.mode.levels() {
+            0
+        } else {
+            raw >> 9 & 3
+        };
+        match remembered {
+            0 => {}
+            1 => assert!(inner.iter().all(|raw| raw & 1 == 0), "remembered as empty"),
+            code => {
+                assert!(
+                    inner
+                        .iter()
+                        .all(|&raw| raw & 1 != 0 && is_leaf(level - 1, raw)),
+                    "remembered as full"
+                );
+                let global = inner.iter().any(|raw| raw & 0x100 != 0);
+                assert!(
+                    !global || code == 3,
+                    "remembered as full of pages that are not global"
+                );
+            }
+        }
+        if level > 2 {
+            check_memories(rig, level - 1, below);
+        }
+    }
+}
+
 fn check(mode: PagingMode, limits: Limits, ops: &[Op]) {
     with_rig(mode, limits, |rig| {
         let points = points(mode);
@@ -364,6 +401,9 @@ fn check(mode: PagingMode, limits: Limits, ops: &[Op]) {
         for op in ops {
             apply(rig, &mut model, &points, op);
             compare(rig, &model, &points);
+            if mode != PagingMode::TwoLevel {
+                check_memories(rig, mode.levels(), rig.root.as_u64());
+            }
         }
         let all = range(points[0], *points.last().unwrap());
         // Tables at the window's ends span more than the window; the whole half holds them.

@@ -7,6 +7,7 @@ use kspace_layout::{PageSize, PhysAddr, VirtRange};
 use crate::entry::{PRESENT, Rights};
 use crate::{Access, EntryFormat, Flush, Format, FrameSource, PhysMemory, Protection, RawEntry};
 
+use super::known::Known;
 use super::reserve::Reserve;
 use super::span::{Part, Piece, Span};
 use super::survey::bits;
@@ -34,6 +35,20 @@ impl Plan {
     #[inline]
     fn fits<F: EntryFormat>(&self, level: u8, first: u64) -> bool {
         level <= self.largest_level && self.phys(first) & ((1 << F::FORMAT.shift(level)) - 1) == 0
+    }
+
+    /// Stores leaves at `level` for the addresses from `first` on.
+    #[inline]
+    fn fill<F: EntryFormat>(&self, slots: &[Slot<F>], level: u8, first: u64) {
+        let (bits, size) = (
+            self.leaf_bits[level as usize - 1],
+            1 << F::FORMAT.shift(level),
+        );
+        let mut phys = self.phys(first);
+        for slot in slots {
+            F::Raw::store(slot, F::FORMAT.leaf_address(level, phys) | bits);
+            phys += size;
+        }
     }
 
     /// Whether an entry with these rights would deny what the pages should allow.
@@ -76,7 +91,14 @@ pub(super) fn map<F: EntryFormat, M: PhysMemory, S: FrameSource>(
         .survey_map(&plan, top, Some(editor.root), Span::of(range))
         .map_err(refuse)?;
     let mut reserve = editor.reserve(needed).map_err(refuse)?;
-    editor.commit_map(&plan, top, editor.root, Span::of(range), &mut reserve);
+    editor.commit_map(
+        &plan,
+        top,
+        editor.root,
+        Span::of(range),
+        Known::Nothing,
+        &mut reserve,
+    );
     editor.release(reserve);
     Ok(())
 }
@@ -164,12 +186,10 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
         if plan.denied_by(F::FORMAT.rights(level, raw, self.limits)) {
             return Err(Reason::Restricted { page, level, raw });
         }
-        self.survey_map(
-            plan,
-            level - 1,
-            Some(F::FORMAT.table(raw, self.limits)),
-            piece.span,
-        )
+        // A table that is known to be empty need not be read: it is as good as a new one.
+        let next = F::FORMAT.table(raw, self.limits);
+        let next = (self.known(level, raw) != Known::Empty).then_some(next);
+        self.survey_map(plan, level - 1, next, piece.span)
     }
 
     /// Refuses a present entry that maps a page itself.
@@ -185,49 +205,65 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
         })
     }
 
-    /// Fills `span`, which the survey found empty.
+    /// Fills `span`, which the survey found empty. Returns whether it took no tables.
     fn commit_map(
         &self,
         plan: &Plan,
         level: u8,
         table: PhysAddr,
         span: Span,
+        known: Known,
         reserve: &mut Reserve,
-    ) {
+    ) -> bool {
         let slots = self.reached(table, level);
+        let mut only_leaves = true;
         for part in span.parts(F::FORMAT.shift(level)) {
             if let Part::Whole(run) = part
                 && plan.fits::<F>(level, run.first)
             {
                 let slots = self.run(slots, level, run);
                 // There may be tables among them, which are filled instead.
-                if level == 1 || bits::<F>(slots).any & PRESENT == 0 {
-                    fill::<F>(
-                        slots,
-                        level,
-                        plan.phys(run.first),
-                        plan.leaf_bits[level as usize - 1],
-                    );
+                if level == 1 || known == Known::Empty || bits::<F>(slots).any & PRESENT == 0 {
+                    plan.fill::<F>(slots, level, run.first);
                     continue;
                 }
             }
             for piece in part.span().pieces(F::FORMAT.shift(level)) {
                 let slot = &slots[self.index(piece.span, level)];
-                let raw = F::Raw::load(slot);
-                if raw & PRESENT == 0 && piece.whole && plan.fits::<F>(level, piece.span.first) {
-                    let phys = plan.phys(piece.span.first);
-                    fill::<F>(
-                        from_ref(slot),
-                        level,
-                        phys,
-                        plan.leaf_bits[level as usize - 1],
-                    );
-                    continue;
-                }
-                let next = self.table_below(slot, level, raw, reserve);
-                self.commit_map(plan, level - 1, next, piece.span, reserve);
+                only_leaves &= self.commit_entry(plan, level, slot, piece, reserve);
             }
         }
+        only_leaves
+    }
+
+    /// The same for one entry.
+    fn commit_entry(
+        &self,
+        plan: &Plan,
+        level: u8,
+        slot: &Slot<F>,
+        piece: Piece,
+        reserve: &mut Reserve,
+    ) -> bool {
+        let raw = F::Raw::load(slot);
+        if raw & PRESENT == 0 && piece.whole && plan.fits::<F>(level, piece.span.first) {
+            plan.fill::<F>(from_ref(slot), level, piece.span.first);
+            return true;
+        }
+        let next = self.table_below(slot, level, raw, reserve);
+        // A table that was installed just now knows nothing.
+        let known = self.known(level, raw);
+        if !piece.whole {
+            self.remember(slot, level, Known::Nothing);
+        }
+        let only_leaves = self.commit_map(plan, level - 1, next, piece.span, known, reserve);
+        if piece.whole {
+            let full = Known::Full {
+                global: plan.protection.global,
+            };
+            self.remember(slot, level, if only_leaves { full } else { Known::Nothing });
+        }
+        false
     }
 
     /// The table that `slot` leads to, after installing one from the reserve if it led nowhere.
@@ -245,16 +281,6 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
                 self.table_below(slot, level, winner, reserve)
             }
         }
-    }
-}
-
-/// Stores leaves at `level` for consecutive physical memory from `phys` on.
-fn fill<F: EntryFormat>(slots: &[Slot<F>], level: u8, phys: u64, leaf_bits: u64) {
-    let size = 1 << F::FORMAT.shift(level);
-    let mut phys = phys;
-    for slot in slots {
-        F::Raw::store(slot, F::FORMAT.leaf_address(level, phys) | leaf_bits);
-        phys += size;
     }
 }
 

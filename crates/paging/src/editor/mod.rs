@@ -31,7 +31,9 @@
 //!    what they take in the token. Only after that flush can `map` put a large leaf there.
 //! 5. *Entries of the root are permanent* inside [`Editor::keep_root_entries`], because other address spaces have copies of them;
 //!    PAE's four always are, because the CPU reads them only when CR3 is loaded.
-//! 6. A software walk beside an edit may stand in a table that has just been taken out. It must end before the flush does
+//! 6. *Entries remember how full their table is*, in bits that the CPU ignores, so that edits of whole tables need not look:
+//!    the rules are in the module `known`.
+//! 7. A software walk beside an edit may stand in a table that has just been taken out. It must end before the flush does
 //!    (the walker holds the range, or keeps its CPU from acknowledging the shootdown).
 //!
 //! # Accessed and dirty
@@ -49,6 +51,7 @@
 //! then changes its entries one by one; and a merge replaces a table by a leaf that says the same.
 
 mod error;
+mod known;
 mod map;
 mod merge;
 mod protect;
@@ -118,6 +121,7 @@ impl<'a, F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'a, F, M, S> {
     /// The caller has authority over this address space and answers for what is mapped, unmapped and protected in it, as far as
     /// CPUs use it. In particular, for all editors of tables that share frames:
     /// - edits at the same time go to disjoint ranges, and a range is free for the next edit once its token is flushed;
+    /// - bits 9 and 10 of entries that lead to tables are clear, unless an editor has set them: it keeps notes there;
     /// - all tables are in `memory`, nothing else writes to them except the CPUs' accessed and dirty bits, and every table that
     ///   `purge` or `merge` may find came from `frames` or may be released to it;
     /// - tokens are flushed with the same `memory` and `frames`.

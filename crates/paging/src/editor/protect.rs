@@ -5,6 +5,7 @@ use kspace_layout::{PageSize, PagingMode, VirtRange};
 use crate::entry::{ACCESSED, DIRTY, PRESENT, Rights, WRITE};
 use crate::{Access, EntryFormat, Flush, Format, FrameSource, PhysMemory, Protection, RawEntry};
 
+use super::known::Known;
 use super::span::Span;
 use super::survey::{LeafJob, Rules, Survey, Touched};
 use super::unmap::token;
@@ -84,7 +85,14 @@ pub(super) fn protect<F: EntryFormat, M: PhysMemory, S: FrameSource>(
         target,
         touched: Touched::default(),
     };
-    editor.change(&mut job, top, editor.root, span, &mut reserve);
+    editor.change(
+        &mut job,
+        top,
+        editor.root,
+        span,
+        Known::Nothing,
+        &mut reserve,
+    );
     editor.release(reserve);
     Ok(token(range, job.touched))
 }
@@ -125,5 +133,14 @@ impl<F: EntryFormat> LeafJob<F> for Change {
 
     fn keeps(&self, level: u8, raw: u64) -> bool {
         self.target.is_met_by(level, raw)
+    }
+
+    fn afterwards(&self, before: Known) -> Known {
+        match before {
+            Known::Full { .. } => Known::Full {
+                global: self.target.protection.global,
+            },
+            Known::Empty | Known::Nothing => before,
+        }
     }
 }

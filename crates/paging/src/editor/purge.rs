@@ -8,6 +8,7 @@ use crate::frame_list::FrameList;
 use crate::{EntryFormat, Flush, Format, FrameSource, PhysMemory, RawEntry};
 
 use super::Editor;
+use super::known::Known;
 use super::span::Span;
 
 pub(super) fn purge<F: EntryFormat, M: PhysMemory, S: FrameSource>(
@@ -51,12 +52,16 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
                 continue;
             }
             let below = F::FORMAT.table(raw, self.limits);
-            if level > 2 {
+            let known = self.known(level, raw);
+            if matches!(known, Known::Full { .. }) {
+                continue;
+            }
+            if level > 2 && known != Known::Empty {
                 self.purge_table(level - 1, below, piece.span, freed);
             }
             if piece.whole
                 && !self.is_permanent(level, piece.span)
-                && self.is_empty(below, level - 1)
+                && (known == Known::Empty || self.is_empty(below, level - 1))
             {
                 F::Raw::store(slot, 0);
                 freed.push::<F>(below, self.memory);

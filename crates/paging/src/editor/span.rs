@@ -38,8 +38,7 @@ impl Span {
     #[inline]
     pub(super) fn pieces(self, shift: u32) -> Pieces {
         Pieces {
-            next: self.first,
-            last: self.last,
+            rest: self,
             mask: (1 << shift) - 1,
             done: false,
         }
@@ -47,7 +46,7 @@ impl Span {
 
     /// The span in at most three parts: the entries it covers wholly, and those at its ends that it does not.
     #[inline]
-    pub(super) fn parts(self, shift: u32) -> impl Iterator<Item = Part> {
+    pub(super) fn parts(self, shift: u32) -> impl DoubleEndedIterator<Item = Part> {
         let mask: u64 = (1 << shift) - 1;
         let ragged_start = self.first & mask != 0;
         let ragged_end = self.last & mask != mask;
@@ -107,10 +106,17 @@ impl Part {
 
 /// See [`Span::pieces`].
 pub(super) struct Pieces {
-    next: u64,
-    last: u64,
+    /// What is left, while `done` is not set.
+    rest: Span,
     mask: u64,
     done: bool,
+}
+
+impl Pieces {
+    fn piece(&self, span: Span) -> Piece {
+        let whole = span.first & self.mask == 0 && span.last & self.mask == self.mask;
+        Piece { span, whole }
+    }
 }
 
 impl Iterator for Pieces {
@@ -121,20 +127,39 @@ impl Iterator for Pieces {
         if self.done {
             return None;
         }
-        let first = self.next;
+        let Span { first, last } = self.rest;
         let entry_last = first | self.mask;
-        let last = if entry_last < self.last {
-            // Below `self.last`, so this cannot wrap.
-            self.next = entry_last + 1;
-            entry_last
-        } else {
+        if entry_last >= last {
             self.done = true;
-            self.last
-        };
-        Some(Piece {
-            span: Span { first, last },
-            whole: first & self.mask == 0 && last == entry_last,
-        })
+            return Some(self.piece(self.rest));
+        }
+        // Below `last`, so this cannot wrap.
+        self.rest.first = entry_last + 1;
+        Some(self.piece(Span {
+            first,
+            last: entry_last,
+        }))
+    }
+}
+
+impl DoubleEndedIterator for Pieces {
+    #[inline]
+    fn next_back(&mut self) -> Option<Piece> {
+        if self.done {
+            return None;
+        }
+        let Span { first, last } = self.rest;
+        let entry_first = last & !self.mask;
+        if entry_first <= first {
+            self.done = true;
+            return Some(self.piece(self.rest));
+        }
+        // Above `first`, so this cannot wrap.
+        self.rest.last = entry_first - 1;
+        Some(self.piece(Span {
+            first: entry_first,
+            last,
+        }))
     }
 }
 

@@ -7,6 +7,7 @@ use kspace_layout::{PageSize, PhysAddr};
 use crate::entry::PRESENT;
 use crate::{Access, EntryFormat, Format, FrameSource, PhysMemory, RawEntry};
 
+use super::known::Known;
 use super::protect::Target;
 use super::reserve::Reserve;
 use super::span::{Part, Piece, Span};
@@ -27,6 +28,9 @@ pub(super) trait LeafJob<F: EntryFormat> {
 
     /// Whether a larger page may stay as it is.
     fn keeps(&self, level: u8, raw: u64) -> bool;
+
+    /// What is known of a table all of whose entries were leaves or absent, after they have all been changed.
+    fn afterwards(&self, before: Known) -> Known;
 }
 
 /// The bits of many entries at once.
@@ -137,6 +141,18 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
             {
                 return Err(Reason::Restricted { page, level, raw });
             }
+            match self.known(level, raw) {
+                Known::Empty if rules.complete => return Err(Reason::NotMapped { page }),
+                Known::Empty => return Ok(()),
+                // Nothing below is split or looked at more closely.
+                Known::Full { global } if rules.target.is_none() && (piece.whole || level == 2) => {
+                    found
+                        .touched
+                        .note(self.leaf_size(level - 1), Known::leaf_bits(global));
+                    return Ok(());
+                }
+                Known::Full { .. } | Known::Nothing => {}
+            }
             let next = F::FORMAT.table(raw, self.limits);
             return self.survey(rules, level - 1, next, piece.span, found);
         }
@@ -167,11 +183,6 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
         Ok(())
     }
 
-    /// The page size of leaves at `level`, which has some.
-    fn leaf_size(&self, level: u8) -> PageSize {
-        self.mode.leaf_size(level).unwrap_or(PageSize::Size4K)
-    }
-
     /// Refuses leaves that would turn from writable to executable or back; `all` are the bits that every one of them has,
     /// `any` those that some have.
     fn refuse_write_execute(
@@ -200,43 +211,78 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
         }
     }
 
-    /// Changes the leaves of `span`, which the survey has accepted.
+    /// Changes the leaves of `span`, which the survey has accepted. Returns whether there were no tables among them.
     pub(super) fn change(
         &self,
         job: &mut impl LeafJob<F>,
         level: u8,
         table: PhysAddr,
         span: Span,
+        known: Known,
         reserve: &mut Reserve,
-    ) {
+    ) -> bool {
         let slots = self.reached(table, level);
+        let mut only_leaves = true;
         for part in span.parts(F::FORMAT.shift(level)) {
             if let Part::Whole(run) = part {
                 let slots = self.run(slots, level, run);
-                if level == 1 || self.are_leaves(level, bits::<F>(slots).all) {
+                if level == 1
+                    || matches!(known, Known::Full { .. })
+                    || self.are_leaves(level, bits::<F>(slots).all)
+                {
                     job.leaves(level, slots, run);
                     continue;
                 }
             }
             for piece in part.span().pieces(F::FORMAT.shift(level)) {
                 let slot = &slots[self.index(piece.span, level)];
-                let raw = F::Raw::load(slot);
-                if raw & PRESENT == 0 {
-                    continue;
-                }
-                let next = if !F::FORMAT.is_leaf(level, raw, self.limits) {
-                    F::FORMAT.table(raw, self.limits)
-                } else if job.keeps(level, raw) {
-                    continue;
-                } else if piece.whole {
-                    job.leaves(level, from_ref(slot), piece.span);
-                    continue;
-                } else {
-                    self.split(slot, level, reserve)
-                };
-                self.change(job, level - 1, next, piece.span, reserve);
+                only_leaves &= self.change_piece(job, level, slot, piece, reserve);
             }
         }
+        only_leaves
+    }
+
+    /// The same for one entry.
+    fn change_piece(
+        &self,
+        job: &mut impl LeafJob<F>,
+        level: u8,
+        slot: &Slot<F>,
+        piece: Piece,
+        reserve: &mut Reserve,
+    ) -> bool {
+        let raw = F::Raw::load(slot);
+        if raw & PRESENT == 0 {
+            return true;
+        }
+        if F::FORMAT.is_leaf(level, raw, self.limits) {
+            if piece.whole {
+                job.leaves(level, from_ref(slot), piece.span);
+            } else if !job.keeps(level, raw) {
+                let next = self.split(slot, level, reserve);
+                self.change(job, level - 1, next, piece.span, Known::Nothing, reserve);
+                return false;
+            }
+            return true;
+        }
+        let known = self.known(level, raw);
+        if known == Known::Empty {
+            return false;
+        }
+        if !piece.whole {
+            self.remember(slot, level, Known::Nothing);
+        }
+        let next = F::FORMAT.table(raw, self.limits);
+        let only_leaves = self.change(job, level - 1, next, piece.span, known, reserve);
+        if piece.whole {
+            let after = if only_leaves {
+                job.afterwards(known)
+            } else {
+                Known::Nothing
+            };
+            self.remember(slot, level, after);
+        }
+        false
     }
 
     /// Whether entries that have `all` these bits in common are all present leaves.

@@ -7,6 +7,7 @@ use crate::flush::Stale;
 use crate::frame_list::FrameList;
 use crate::{EntryFormat, Flush, FrameSource, Limits, PhysMemory, RawEntry};
 
+use super::known::Known;
 use super::span::Span;
 use super::survey::{LeafJob, Rules, Survey, Touched};
 use super::{Edit, EditError, Editor, Slot};
@@ -75,7 +76,7 @@ fn run<F: EntryFormat, M: PhysMemory, S: FrameSource>(
         .survey(&rules, top, editor.root, span, &mut found)
         .map_err(refuse)?;
     let mut reserve = editor.reserve(found.needed).map_err(refuse)?;
-    editor.change(job, top, editor.root, span, &mut reserve);
+    editor.change(job, top, editor.root, span, Known::Nothing, &mut reserve);
     editor.release(reserve);
     Ok(token(range, found.touched))
 }
@@ -114,6 +115,10 @@ impl<F: EntryFormat> LeafJob<F> for Clear {
     fn keeps(&self, _: u8, _: u64) -> bool {
         false
     }
+
+    fn afterwards(&self, _: Known) -> Known {
+        Known::Empty
+    }
 }
 
 /// Clears entries and tells what they were in the end.
@@ -146,5 +151,9 @@ impl<F: EntryFormat, E: FnMut(Unmapped)> LeafJob<F> for Report<E> {
 
     fn keeps(&self, _: u8, _: u64) -> bool {
         false
+    }
+
+    fn afterwards(&self, _: Known) -> Known {
+        Known::Empty
     }
 }
