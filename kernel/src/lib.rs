@@ -18,8 +18,10 @@
 
 pub mod acpi;
 pub mod command_line;
+pub mod fw_cfg;
 pub mod log;
 pub mod start_info;
+pub mod vmcoreinfo;
 
 #[cfg(target_os = "none")]
 mod address_space;

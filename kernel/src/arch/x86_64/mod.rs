@@ -7,6 +7,7 @@ mod cpu;
 mod descriptors;
 mod entropy;
 mod explain;
+mod fw_cfg;
 mod leave;
 mod memory;
 mod provoke;

@@ -8,7 +8,7 @@ use crate::address_space::{self, Plan};
 use crate::arch::x86_64::descriptors::{self, Place, StackTops};
 use crate::arch::x86_64::leave::{self, Outcome};
 use crate::arch::x86_64::memory::Window;
-use crate::arch::x86_64::{clock, explain, provoke};
+use crate::arch::x86_64::{clock, explain, fw_cfg, provoke};
 use crate::{info, log, report};
 
 /// Called once by [`switch`](super::switch), never to return.
@@ -44,6 +44,7 @@ pub extern "C" fn second_stage() -> ! {
         "kspace: {} ticks of the time-stamp counter from entry to the block above",
         clock::ticks_since_entry()
     );
+    fw_cfg::publish_vmcoreinfo(layout, handoff.root);
     finish(handoff)
 }
 
