@@ -45,7 +45,8 @@ pub struct Processors {
 }
 
 impl Processors {
-    const NONE: Self = Self {
+    /// Nothing known: only the boot CPU, no timer.
+    pub const NONE: Self = Self {
         apic_ids: [0; MAX_CPUS],
         count: 0,
         left_out: 0,

@@ -19,9 +19,6 @@ use kspace_paging::{
 
 use crate::arch::PageFormat;
 
-/// CPUs with an entry area: only the boot CPU runs.
-const CPUS: u32 = 1;
-
 /// What should be mapped. A plain value, so that it survives the image's move.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -60,8 +57,8 @@ impl Plan {
         }
     }
 
-    /// The plan as the library's verification takes it.
-    pub fn claims(&self) -> Claims<'_> {
+    /// The plan as the library's verification takes it, for a kernel in which `cpus` CPUs have entry areas.
+    pub fn claims(&self, cpus: u32) -> Claims<'_> {
         let Self {
             layout,
             memory_map,
@@ -72,13 +69,13 @@ impl Plan {
             layout,
             map: memory_map,
             limits: *limits,
-            cpus: CPUS,
+            cpus,
             fixed: local_apic.as_slice(),
         }
     }
 }
 
-/// Builds the tables and returns the root.
+/// Builds the tables, with the boot CPU's entry area, and returns the root.
 ///
 /// # Errors
 ///
@@ -103,9 +100,7 @@ pub unsafe fn build<M: PhysMemory>(
     image::build(&editor, image)?;
     direct_map::build(&editor, layout, &direct_map_plan(plan, image))?;
     let entry = layout.cpu_entry().ok_or(BuildError::NoCpuEntryArea)?;
-    for cpu in 0..CPUS {
-        cpu_entry::build(&editor, entry, cpu)?;
-    }
+    cpu_entry::build(&editor, entry, 0)?;
     if let Some(fixed) = plan.local_apic {
         let page = VirtRange::try_new(fixed.page, FRAME_SIZE)?;
         editor.map(page, fixed.phys, fixed.protection, PageSize::Size4K)?;

@@ -2,11 +2,12 @@
 
 use core::panic::PanicInfo;
 
-use crate::arch::{Outcome, leave};
+use crate::arch;
 use crate::info;
 
 #[panic_handler]
 fn panic(panic: &PanicInfo<'_>) -> ! {
+    arch::stop_others();
     match panic.location() {
         Some(place) => info!(
             "kernel panic: {} ({}:{})",
@@ -16,5 +17,7 @@ fn panic(panic: &PanicInfo<'_>) -> ! {
         ),
         None => info!("kernel panic: {}", panic.message()),
     }
-    leave(Outcome::Failure)
+    arch::print_own_stack();
+    arch::report_others();
+    arch::leave(arch::Outcome::Failure)
 }

@@ -3,8 +3,7 @@
 use core::fmt::{self, Write};
 use core::num::NonZeroU64;
 
-use spin::Mutex;
-
+use super::owner_lock::{Access, OwnerLock};
 use super::ring::{MAX_TEXT, Ring};
 use super::stamp::Stamp;
 use crate::arch;
@@ -16,20 +15,21 @@ struct Log {
     per_second: Option<NonZeroU64>,
 }
 
-static LOG: Mutex<Log> = Mutex::new(Log {
+static LOG: OwnerLock<Log> = OwnerLock::new(Log {
     ring: Ring::new(),
     per_second: None,
 });
 
 /// Tells the log the rate of the counter behind [`arch::ticks_since_entry`].
 pub fn set_ticks_per_second(rate: NonZeroU64) {
-    LOG.lock().per_second = Some(rate);
+    with_log(|log| {
+        if let Some(log) = log {
+            log.per_second = Some(rate);
+        }
+    });
 }
 
 /// Writes one line to the console and the ring. The [`info!`](crate::info) macro calls it.
-///
-/// A fault while the log is being written would wait for itself, so a writer who cannot have the log at once writes to the
-/// serial port only.
 pub fn write_record(arguments: fmt::Arguments<'_>) {
     let ticks = arch::ticks_since_entry();
     let mut line = Line {
@@ -38,35 +38,46 @@ pub fn write_record(arguments: fmt::Arguments<'_>) {
     };
     // A line that does not fit is cut by `Line`, which never fails.
     let _ = line.write_fmt(arguments);
-    let mut log = LOG.try_lock();
-    let per_second = log.as_ref().and_then(|log| log.per_second);
-    arch::write_console(format_args!(
-        "{}{}\n",
-        Stamp { ticks, per_second },
-        line.text()
-    ));
-    if let Some(log) = &mut log {
-        log.ring.push(ticks, line.text());
-    }
+    with_log(|log| match log {
+        Some(log) => {
+            let stamp = Stamp {
+                ticks,
+                per_second: log.per_second,
+            };
+            arch::write_console(format_args!("{stamp}{}\n", line.text()));
+            log.ring.push(ticks, line.text());
+        }
+        // Somebody was interrupted in the middle of a line, so this one begins on a line of its own. It is not in the ring.
+        None => arch::write_console(format_args!("\n! {}\n", line.text())),
+    });
 }
 
 /// Prints the ring, oldest record first, as `dmesg` does: now every line has its true time.
 pub fn replay() {
-    let log = LOG.lock();
-    let per_second = log.per_second;
-    if log.ring.dropped() > 0 {
-        arch::write_console(format_args!(
-            "({} older records were dropped)\n",
-            log.ring.dropped()
-        ));
-    }
-    for record in log.ring.records() {
-        let stamp = Stamp {
-            ticks: record.ticks,
-            per_second,
-        };
-        arch::write_console(format_args!("{stamp}{}\n", record.text()));
-    }
+    with_log(|log| {
+        let Some(log) = log else { return };
+        if log.ring.dropped() > 0 {
+            arch::write_console(format_args!(
+                "({} older records were dropped)\n",
+                log.ring.dropped()
+            ));
+        }
+        for record in log.ring.records() {
+            let stamp = Stamp {
+                ticks: record.ticks,
+                per_second: log.per_second,
+            };
+            arch::write_console(format_args!("{stamp}{}\n", record.text()));
+        }
+    });
+}
+
+/// Runs `write` with the log, or without it when it cannot be had; interrupts are off meanwhile.
+fn with_log(write: impl FnOnce(Option<&mut Log>)) {
+    arch::without_interrupts(|| match LOG.enter(arch::cpu_index()) {
+        Access::Owned(mut owned) => write(Some(owned.data())),
+        Access::Passed => write(None),
+    });
 }
 
 /// A line being formatted, cut where it is full.

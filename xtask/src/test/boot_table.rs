@@ -140,8 +140,24 @@ const MACHINES: &[BootCase] = &[
         ..BootCase::USUAL
     },
     BootCase {
-        name: "a second CPU that nobody starts",
+        name: "a second CPU",
         cpus: 2,
+        says: &[
+            "smp: 2 of 2 CPUs online",
+            "timer: every CPU took its interrupt",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "sixteen CPUs, 4-level",
+        cpus: 16,
+        append: "no5lvl",
+        says: &[
+            "apic: xAPIC",
+            "smp: 16 of 16 CPUs online",
+            "timer: every CPU took its interrupt",
+            "verify: ",
+        ],
         ..BootCase::USUAL
     },
     BootCase {

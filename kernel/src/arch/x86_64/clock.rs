@@ -17,6 +17,8 @@ const FULL_COUNT: u16 = 0xffff;
 /// Fewer timer ticks than this (0.1 ms) would give a rate worse than one percent.
 const ENOUGH_TICKS: u64 = 120;
 
+/// Ticks per second; 0 before [`measure`].
+static RATE: AtomicU64 = AtomicU64::new(0);
 static ENTRY: AtomicU64 = AtomicU64::new(0);
 static TIMER_STARTED: AtomicU64 = AtomicU64::new(0);
 
@@ -59,10 +61,50 @@ fn start_timer() {
 /// Ticks per second, measured since [`start`]; waits a tenth of a millisecond where that measurement is too short or the timer has run
 /// out. `None` when the timer does not count.
 pub fn measure() -> Option<NonZeroU64> {
-    rate_so_far().or_else(|| {
+    let rate = rate_so_far().or_else(|| {
         start_timer();
         rate_so_far()
-    })
+    })?;
+    RATE.store(rate.get(), Ordering::Relaxed);
+    Some(rate)
+}
+
+/// Ticks in so many microseconds. Before the rate is known, a fast CPU is assumed: waits come out too long, not too short.
+pub fn ticks_in_microseconds(microseconds: u64) -> u64 {
+    const FAST: u64 = 10_000_000_000;
+    let rate = match RATE.load(Ordering::Relaxed) {
+        0 => FAST,
+        rate => rate,
+    };
+    (u128::from(microseconds) * u128::from(rate) / 1_000_000) as u64
+}
+
+/// Microseconds in so many ticks; 0 before the rate is known.
+pub fn microseconds_in(ticks: u64) -> u64 {
+    match RATE.load(Ordering::Relaxed) {
+        0 => 0,
+        rate => (u128::from(ticks) * 1_000_000 / u128::from(rate)) as u64,
+    }
+}
+
+/// A moment to come.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    ticks: u64,
+}
+
+impl Deadline {
+    /// So many microseconds from now.
+    pub fn after_microseconds(microseconds: u64) -> Self {
+        Self {
+            ticks: ticks().saturating_add(ticks_in_microseconds(microseconds)),
+        }
+    }
+
+    /// Whether it has come.
+    pub fn is_past(self) -> bool {
+        ticks() >= self.ticks
+    }
 }
 
 fn rate_so_far() -> Option<NonZeroU64> {

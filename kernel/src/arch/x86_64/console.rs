@@ -1,35 +1,31 @@
 //! The serial console on COM1.
 
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
 
-use spin::Mutex;
-use uart_16550::backend::PioBackend;
-use uart_16550::{Config, Uart16550Tty};
+use uart_16550::{Config, Uart16550, Uart16550Tty};
 
 const COM1: u16 = 0x3f8;
 
-static CONSOLE: Mutex<Option<Uart16550Tty<PioBackend>>> = Mutex::new(None);
+static PRESENT: AtomicBool = AtomicBool::new(false);
 
 /// Finds and sets up COM1. Without one the log goes into its ring only.
 pub fn start() {
-    // SAFETY: COM1's ports belong to the kernel from its first instruction on, and only `CONSOLE` uses them.
-    *CONSOLE.lock() = unsafe { Uart16550Tty::new_port(COM1, Config::default()) }.ok();
+    // SAFETY: COM1's ports belong to the kernel from its first instruction on.
+    let port = unsafe { Uart16550Tty::new_port(COM1, Config::default()) };
+    PRESENT.store(port.is_ok(), Ordering::Release);
 }
 
 /// Writes text as it is; line ends become those of a terminal.
 ///
-/// Text of a fault that interrupts a write comes in the middle of it, on a line of its own, rather than never.
+/// There is no lock here: the log's lock is around this, except for writers that had to pass that lock, and those must be heard.
+/// Each writer has a driver value of its own, so all that two can do to each other is to mix their bytes.
 pub fn write_console(text: fmt::Arguments<'_>) {
-    if let Some(mut console) = CONSOLE.try_lock() {
-        if let Some(uart) = console.as_mut() {
-            let _ = uart.write_fmt(text);
-        }
+    if !PRESENT.load(Ordering::Acquire) {
         return;
     }
-    // SAFETY: one CPU runs, and whoever holds the lock is the code that was interrupted by this fault: it never goes on.
-    unsafe { CONSOLE.force_unlock() };
-    if let Some(uart) = CONSOLE.lock().as_mut() {
-        let _ = uart.write_str("\n");
-        let _ = uart.write_fmt(text);
+    // SAFETY: the device was found there and set up, and writing bytes to it needs no other state.
+    if let Ok(port) = unsafe { Uart16550::new_port(COM1) } {
+        let _ = Uart16550Tty::from_inner(port).write_fmt(text);
     }
 }

@@ -1,6 +1,6 @@
 //! What this CPU can do, and the few control bits that paging needs.
 
-use kspace_layout::PhysAddr;
+use kspace_layout::{PagingMode, PhysAddr};
 use kspace_paging::Pat;
 use raw_cpuid::CpuId;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
@@ -22,6 +22,22 @@ pub struct Features {
     pub rdrand: bool,
     /// A local APIC (CPUID 1, EDX bit 9).
     pub local_apic: bool,
+    /// A local APIC with registers in MSRs (CPUID 1, ECX bit 21).
+    pub x2apic: bool,
+    /// A timer that fires at a value of the time-stamp counter (CPUID 1, ECX bit 24).
+    pub tsc_deadline: bool,
+    /// A time-stamp counter of constant rate (CPUID 80000007h, EDX bit 8).
+    pub invariant_tsc: bool,
+    /// Process-context identifiers in the TLB (CPUID 1, ECX bit 17).
+    pub pcid: bool,
+    /// INVPCID (CPUID 7, EBX bit 10).
+    pub invpcid: bool,
+    /// Supervisor-mode execution prevention (CPUID 7, EBX bit 7).
+    pub smep: bool,
+    /// Supervisor-mode access prevention (CPUID 7, EBX bit 20).
+    pub smap: bool,
+    /// The identifier of this CPU's local APIC after reset (CPUID 1, EBX bits 24 to 31).
+    pub initial_apic_id: u32,
     /// Bits of a physical address (CPUID 80000008h, EAX bits 0 to 7).
     pub phys_bits: u8,
 }
@@ -32,6 +48,7 @@ impl Features {
         let cpuid = CpuId::new();
         let basic = cpuid.get_feature_info();
         let extended = cpuid.get_extended_processor_and_feature_identifiers();
+        let structured = cpuid.get_extended_feature_info();
         let capacity = cpuid.get_processor_capacity_feature_info();
         Self {
             la57: cpuid
@@ -41,14 +58,47 @@ impl Features {
             global_pages: basic.as_ref().is_some_and(|leaf| leaf.has_pge()),
             rdrand: basic.as_ref().is_some_and(|leaf| leaf.has_rdrand()),
             local_apic: basic.as_ref().is_some_and(|leaf| leaf.has_apic()),
+            x2apic: basic.as_ref().is_some_and(|leaf| leaf.has_x2apic()),
+            tsc_deadline: basic.as_ref().is_some_and(|leaf| leaf.has_tsc_deadline()),
+            invariant_tsc: cpuid
+                .get_advanced_power_mgmt_info()
+                .is_some_and(|leaf| leaf.has_invariant_tsc()),
+            pcid: basic.as_ref().is_some_and(|leaf| leaf.has_pcid()),
+            invpcid: structured.as_ref().is_some_and(|leaf| leaf.has_invpcid()),
+            smep: structured.as_ref().is_some_and(|leaf| leaf.has_smep()),
+            smap: structured.as_ref().is_some_and(|leaf| leaf.has_smap()),
+            initial_apic_id: basic
+                .as_ref()
+                .map_or(0, |leaf| u32::from(leaf.initial_local_apic_id())),
             // 36 is what a CPU without the leaf has (Intel SDM vol. 3, section 5.1.4).
             phys_bits: capacity.map_or(36, |leaf| leaf.physical_address_bits()),
         }
     }
 }
 
+/// The bits of CR4 that a CPU needs before it can use tables of `mode`: PAE, and LA57 for five levels.
+pub const fn startup_cr4(mode: PagingMode) -> u32 {
+    let five_levels = match mode {
+        PagingMode::FiveLevel => Cr4Flags::L5_PAGING.bits(),
+        _ => 0,
+    };
+    (Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.bits() | five_levels) as u32
+}
+
+/// Loads CR3, which drops every translation of this CPU that is not global.
+///
+/// # Safety
+///
+/// The tables under `root` must map all that the CPU is using: its code, its stack, its descriptor tables.
+pub unsafe fn load_root(root: PhysAddr) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        core::arch::asm!("mov cr3, {}", in(reg) root.as_u64(), options(nostack, preserves_flags));
+    }
+}
+
 /// Programs the memory types behind the PAT bits and turns on what the tables rely on: write protection in supervisor mode
-/// and, where present, global pages. No-execute was turned on before long mode.
+/// and, where present, global pages, SMEP and SMAP. No-execute was turned on before long mode.
 ///
 /// # Safety
 ///
@@ -59,9 +109,18 @@ pub unsafe fn prepare_paging(features: &Features) {
     unsafe { Msr::new(Pat::MSR).write(Pat::LINUX.msr()) };
     // SAFETY: WP only takes rights away; the early tables map everything writable.
     unsafe { Cr0::update(|flags| *flags |= Cr0Flags::WRITE_PROTECT) };
-    if features.global_pages {
-        // SAFETY: CPUID says that the bit exists; the early tables have no global entry that could stay behind.
-        unsafe { Cr4::update(|flags| *flags |= Cr4Flags::PAGE_GLOBAL) };
+    let wanted = [
+        (features.global_pages, Cr4Flags::PAGE_GLOBAL),
+        (
+            features.smep,
+            Cr4Flags::SUPERVISOR_MODE_EXECUTION_PROTECTION,
+        ),
+        (features.smap, Cr4Flags::SUPERVISOR_MODE_ACCESS_PREVENTION),
+    ];
+    for (_, flag) in wanted.into_iter().filter(|(present, _)| *present) {
+        // SAFETY: CPUID says that the bit exists. No table in use has a global entry that could stay behind, or a user page that
+        // the kernel accesses.
+        unsafe { Cr4::update(|flags| *flags |= flag) };
     }
 }
 

@@ -14,12 +14,14 @@
 
 use core::arch::asm;
 
-use kspace_layout::VirtAddr;
+use kspace_layout::{EntryPart, EntryStack, VirtAddr, VirtRange};
 use x86_64::instructions::tables::{lgdt, lidt, load_tss};
 use x86_64::structures::DescriptorTablePointer;
 use x86_64::structures::gdt::SegmentSelector;
 
-use super::traps::{self, InterruptStacks};
+use super::boot::Handoff;
+use super::idt::{self, InterruptStacks};
+use crate::address_space;
 
 /// Selector of the kernel's code segment.
 pub const KERNEL_CODE: u16 = 0x08;
@@ -41,24 +43,21 @@ pub enum InterruptStack {
 
 /// The tops of the stacks that the TSS names.
 #[derive(Clone, Copy, Debug)]
-pub struct StackTops {
+struct StackTops {
     /// Entry from user mode (RSP0).
-    pub entry: VirtAddr,
-    /// For #DF.
-    pub double_fault: VirtAddr,
-    /// For NMI.
-    pub nmi: VirtAddr,
-    /// For #MC.
-    pub machine_check: VirtAddr,
+    entry: VirtAddr,
+    double_fault: VirtAddr,
+    nmi: VirtAddr,
+    machine_check: VirtAddr,
 }
 
 /// Where one table lies: the address by which the CPU uses it, and one by which it can be written.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+struct Place {
     /// In the CPU entry area, read-only.
-    pub used_at: VirtAddr,
+    used_at: VirtAddr,
     /// The same frame in the direct map.
-    pub written_at: *mut u64,
+    written_at: *mut u64,
 }
 
 /// Bytes of a GDT: null, code, data, and two entries for the TSS.
@@ -66,19 +65,41 @@ const GDT_BYTES: u16 = 5 * 8;
 /// Bytes of a TSS without an I/O permission map (Intel SDM vol. 3, figure 9-11).
 const TSS_BYTES: u16 = 0x68;
 
-/// Fills the three tables and loads them.
+/// Fills the GDT and the TSS of CPU `cpu`, and with CPU 0's the IDT; `None` when its entry area is not mapped.
 ///
-/// # Safety
-///
-/// Each place must be a zeroed page that nobody else uses, mapped at both of its addresses; `stacks` must be the tops of
-/// mapped stacks.
-pub unsafe fn load(gdt: Place, tss: Place, idt: Place, stacks: StackTops) {
-    // SAFETY: the caller gives these pages to this function.
+/// Called once for each CPU, before it loads them.
+pub fn fill(handoff: &Handoff, cpu: u32) -> Option<()> {
+    let entry = handoff.plan.layout.cpu_entry()?;
+    let top = |part| entry.part(cpu, part).map(address_space::top_of);
+    let stacks = StackTops {
+        entry: top(EntryPart::EntryStack)?,
+        double_fault: top(EntryPart::Stack(EntryStack::DoubleFault))?,
+        nmi: top(EntryPart::Stack(EntryStack::Nmi))?,
+        machine_check: top(EntryPart::Stack(EntryStack::MachineCheck))?,
+    };
+    let gdt = place(handoff, entry.part(cpu, EntryPart::Gdt)?)?;
+    let tss = place(handoff, entry.part(cpu, EntryPart::Tss)?)?;
+    // SAFETY: each part of an entry area has a zeroed frame of its own, and no CPU uses this one's yet.
     unsafe {
         write_tss(tss.written_at, stacks);
         write_gdt(gdt.written_at, tss.used_at);
-        traps::write_idt(idt.written_at, InterruptStacks::FromTss);
     }
+    if cpu == 0 {
+        let idt = place(handoff, entry.idt())?;
+        // SAFETY: likewise.
+        unsafe { idt::write(idt.written_at, InterruptStacks::FromTss) };
+    }
+    Some(())
+}
+
+/// Makes the CPU that runs here use the tables of CPU `cpu`; `None` when its entry area is not mapped.
+///
+/// # Safety
+///
+/// The tables must be filled, and no other CPU may use those of CPU `cpu`.
+pub unsafe fn load(handoff: &Handoff, cpu: u32) -> Option<()> {
+    let entry = handoff.plan.layout.cpu_entry()?;
+    let gdt = place(handoff, entry.part(cpu, EntryPart::Gdt)?)?;
     let pointer = |base: u64, limit: u16| DescriptorTablePointer {
         limit,
         // SAFETY: `new_unsafe` only skips a check for 48 bits, which 57-bit addresses need not pass.
@@ -91,8 +112,19 @@ pub unsafe fn load(gdt: Place, tss: Place, idt: Place, stacks: StackTops) {
         reload_segments();
         load_tss(SegmentSelector(TASK_STATE));
         lgdt(&pointer(gdt.used_at.as_u64(), GDT_BYTES - 1));
-        lidt(&pointer(idt.used_at.as_u64(), 4095));
+        lidt(&pointer(entry.idt().start().as_u64(), 4095));
     }
+    Some(())
+}
+
+fn place(handoff: &Handoff, range: VirtRange) -> Option<Place> {
+    let memory = handoff.memory()?;
+    let phys = handoff.walker(&memory).translate(range.start())?;
+    let written_at = memory.pointer(phys, range.size())?.cast::<u64>();
+    Some(Place {
+        used_at: range.start(),
+        written_at,
+    })
 }
 
 /// # Safety

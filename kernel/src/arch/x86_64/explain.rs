@@ -2,12 +2,11 @@
 
 use kspace::fault::{self, PageFault, PageTables, Spot};
 use kspace_layout::VirtAddr;
-use kspace_paging::Walker;
 use spin::Once;
 
 use super::boot::Handoff;
-use super::memory::Window;
-use super::traps::{REGISTER_NAMES, TrapFrame, vector};
+use super::traps::{REGISTER_NAMES, TrapFrame};
+use super::vector;
 use crate::info;
 
 static KNOWN: Once<&'static Handoff> = Once::new();
@@ -54,12 +53,10 @@ fn page_fault(handoff: &Handoff, address: u64, error_code: u32) {
         address,
         error_code,
     };
-    // SAFETY: the layout is known, so the second stage runs and the direct map is in use.
-    let memory = unsafe { Window::direct_map(layout) };
-    let walk = memory.as_ref().map(|memory| {
-        let walker = Walker::new(layout.mode(), handoff.root, memory);
-        walker.with_limits(handoff.plan.limits).walk(address)
-    });
+    let memory = handoff.memory();
+    let walk = memory
+        .as_ref()
+        .map(|memory| handoff.walker(memory).walk(address));
     let explanation = fault::explain(layout, map, page_fault, walk.as_ref());
     info!("fault: {explanation}");
     if let Some(purpose) = explanation.purpose() {
@@ -109,6 +106,43 @@ fn culprit(handoff: &Handoff, instruction: u64) {
         }
         Err(error) => info!("  by an instruction at no address: {error}"),
     }
+}
+
+/// What lies at `address`; `None` before the layout is known.
+pub fn spot(address: VirtAddr) -> Option<Spot> {
+    let handoff = KNOWN.get()?;
+    Some(Spot::of(
+        &handoff.plan.layout,
+        &handoff.plan.memory_map,
+        address,
+    ))
+}
+
+/// Reads words upwards from `stack` as long as they are mapped, and returns how many. Goes through the page tables, so that a
+/// wild stack pointer cannot fault.
+pub fn read_stack(stack: u64, words: &mut [u64]) -> usize {
+    let Some(handoff) = KNOWN.get() else { return 0 };
+    let Some(memory) = handoff.memory() else {
+        return 0;
+    };
+    let walker = handoff.walker(&memory);
+    let mut count = 0;
+    for (index, word) in words.iter_mut().enumerate() {
+        let address = stack.wrapping_add(8 * index as u64);
+        let Some(phys) = VirtAddr::try_new(address & !7)
+            .ok()
+            .and_then(|address| walker.translate(address))
+        else {
+            break;
+        };
+        let Some(pointer) = memory.pointer(phys, 8) else {
+            break;
+        };
+        // SAFETY: the walk found RAM of the kernel there, and the window shows it.
+        *word = unsafe { pointer.cast::<u64>().read_volatile() };
+        count = index + 1;
+    }
+    count
 }
 
 /// The name of an exception (Intel SDM vol. 3, table 7-1).

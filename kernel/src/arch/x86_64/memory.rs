@@ -3,9 +3,12 @@
 //! Before the kernel's own tables stand, the early tables map the first 4 GiB to themselves: the distance is zero. Afterwards
 //! it is the base of the direct map, and every byte of RAM is in reach. A [`Window`] is one of the two.
 
+use core::ptr::NonNull;
+
 use kspace_layout::{Layout, PhysAddr};
 use kspace_paging::{PhysMemory, RawEntry};
 
+use crate::acpi::Reach;
 use crate::start_info::PhysBytes;
 
 /// What the early tables map to itself: 4 GiB.
@@ -77,5 +80,12 @@ impl PhysBytes for Window {
             *byte = unsafe { pointer.add(index).read_volatile() };
         }
         true
+    }
+}
+
+impl Reach for Window {
+    fn reach(&self, phys: PhysAddr, size: u64) -> Option<NonNull<u8>> {
+        // The null page is no place for a table, and a null pointer no pointer.
+        NonNull::new(self.pointer(phys, size)?)
     }
 }

@@ -1,5 +1,6 @@
 //! x86-64: the only place that may assume 64 bits, ports, MSRs and control registers.
 
+mod apic;
 mod boot;
 mod clock;
 mod console;
@@ -8,14 +9,30 @@ mod descriptors;
 mod entropy;
 mod explain;
 mod fw_cfg;
+mod idt;
 mod leave;
 mod memory;
+mod per_cpu;
 mod provoke;
+mod second_cpu;
+mod smp;
+mod startup;
+mod stop;
+mod timer;
 mod traps;
+mod vector;
+mod warp;
 
 pub use clock::ticks_since_entry;
 pub use console::write_console;
 pub use leave::{Outcome, leave};
+pub use stop::{print_own_stack, report_others, stop_others};
+pub use x86_64::instructions::interrupts::without_interrupts;
 
 /// The format of this architecture's page-table entries.
 pub type PageFormat = kspace_paging::LongMode;
+
+/// The number of the CPU that runs here; 0 before per-CPU data is set up, when only the boot CPU runs.
+pub fn cpu_index() -> u32 {
+    per_cpu::try_current().map_or(0, per_cpu::CpuData::index)
+}

@@ -1,35 +1,15 @@
-//! Faults: the entry stubs, the IDT, and what a fault leads to: an explanation and the end.
+//! What happens at an exception or an interrupt.
 //!
-//! Nothing in this kernel recovers from a fault yet, so every handler ends the boot; what it is worth is what it says.
+//! Nothing in this kernel recovers from an exception yet, so each ends the boot; what it is worth is what it says. Interrupts are
+//! counted, served and return.
 
-use core::arch::global_asm;
+use core::sync::atomic::Ordering;
 
-use spin::Mutex;
-use x86_64::instructions::tables::lidt;
 use x86_64::registers::control::Cr2;
-use x86_64::structures::DescriptorTablePointer;
 
-use super::descriptors::{InterruptStack, KERNEL_CODE};
-use super::explain;
 use super::leave::{self, Outcome};
+use super::{apic, explain, per_cpu, stop, vector};
 use crate::info;
-
-/// Vectors that the architecture defines (Intel SDM vol. 3, table 7-1).
-const VECTORS: usize = 32;
-
-/// Numbers of the vectors that are treated apart.
-pub mod vector {
-    /// NMI.
-    pub const NMI: u64 = 2;
-    /// #DF.
-    pub const DOUBLE_FAULT: u64 = 8;
-    /// #GP.
-    pub const GENERAL_PROTECTION: u64 = 13;
-    /// #PF.
-    pub const PAGE_FAULT: u64 = 14;
-    /// #MC.
-    pub const MACHINE_CHECK: u64 = 18;
-}
 
 /// What the stubs push, lowest address first.
 #[repr(C)]
@@ -56,126 +36,52 @@ pub const REGISTER_NAMES: [&str; 15] = [
     "rax",
 ];
 
-// Each stub is 16 bytes, so that the address of stub N is arithmetic. Vectors 8, 10 to 14, 17, 21, 29 and 30 push an error code
-// (Intel SDM vol. 3, table 7-1; AMD APM vol. 2, table 8-1); the other stubs push a zero in its place.
-global_asm!(
-    r#"
-    .pushsection .text, "ax", @progbits
-    .balign 16
-trap_stubs:
-    .set vector, 0
-    .rept {vectors}
-    .balign 16
-    .if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)
-    .else
-    push 0
-    .endif
-    push vector
-    jmp trap_entry
-    .set vector, vector + 1
-    .endr
-    .balign 16
-trap_entry:
-    cld
-    push rax
-    push rbx
-    push rcx
-    push rdx
-    push rsi
-    push rdi
-    push rbp
-    push r8
-    push r9
-    push r10
-    push r11
-    push r12
-    push r13
-    push r14
-    push r15
-    mov rdi, rsp
-    // The hardware aligned the stack before its own pushes, but the handler must not rely on how many there were.
-    mov rbp, rsp
-    and rsp, -16
-    call {handler}
-    ud2
-    .popsection
-    "#,
-    vectors = const VECTORS,
-    handler = sym handle_trap,
-);
-
-unsafe extern "C" {
-    static trap_stubs: [[u8; 16]; VECTORS];
-}
-
-/// Whether gates may name interrupt stacks: only with a TSS that has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InterruptStacks {
-    /// Every fault stays on the stack it interrupted.
-    None,
-    /// #DF, NMI and #MC have their own.
-    FromTss,
-}
-
-/// The IDT of the first stage.
-static EARLY_IDT: Mutex<[u64; 2 * VECTORS]> = Mutex::new([0; 2 * VECTORS]);
-
-/// Catches faults during the first stage.
-///
-/// # Safety
-///
-/// The GDT in use must have 64-bit code at [`KERNEL_CODE`].
-pub unsafe fn load_early() {
-    let mut idt = EARLY_IDT.lock();
-    // SAFETY: the table has room for the gates, and no CPU uses it yet.
-    unsafe { write_idt(idt.as_mut_ptr(), InterruptStacks::None) };
-    let pointer = DescriptorTablePointer {
-        limit: (size_of_val(&*idt) - 1) as u16,
-        base: x86_64::VirtAddr::from_ptr(idt.as_ptr()),
-    };
-    // SAFETY: the gates are complete, and the table is static.
-    unsafe { lidt(&pointer) };
-}
-
-/// Writes gates for the architecture's vectors; all others stay absent.
-///
-/// # Safety
-///
-/// `idt` must point at room for the gates of all vectors, writable, that no CPU uses as its IDT yet, or uses with the same contents.
-pub unsafe fn write_idt(idt: *mut u64, stacks: InterruptStacks) {
-    // SAFETY: only addresses are taken; the stubs are code.
-    let stubs = unsafe { &trap_stubs };
-    for (number, stub) in stubs.iter().enumerate() {
-        let stub = stub.as_ptr() as u64;
-        let stack = match number as u64 {
-            _ if stacks == InterruptStacks::None => 0,
-            vector::DOUBLE_FAULT => InterruptStack::DoubleFault as u64,
-            vector::NMI => InterruptStack::Nmi as u64,
-            vector::MACHINE_CHECK => InterruptStack::MachineCheck as u64,
-            _ => 0,
-        };
-        // Intel SDM vol. 3, figure 7-8: offset 15:0, selector at 16, IST at 32, type e (interrupt gate) and present at 40,
-        // offset 31:16 at 48, offset 63:32 in the second half.
-        let low = stub & 0xffff
-            | u64::from(KERNEL_CODE) << 16
-            | stack << 32
-            | 0x8e << 40
-            | (stub >> 16 & 0xffff) << 48;
-        // SAFETY: 32 gates of 16 bytes are within the page.
-        unsafe {
-            idt.add(2 * number).write(low);
-            idt.add(2 * number + 1).write(stub >> 32);
-        }
+/// Called by the stubs, with interrupts off.
+pub extern "C" fn handle_trap(frame: &TrapFrame) {
+    if frame.vector == vector::NMI && stop::is_wanted() {
+        stop::stop_here(frame);
     }
+    if frame.vector < vector::FIRST_INTERRUPT {
+        exception(frame);
+    }
+    interrupt(frame.vector as u8);
 }
 
-/// Called by the stubs. Says what happened and ends the boot.
-extern "C" fn handle_trap(frame: &TrapFrame) -> ! {
+/// Says what happened and ends the boot.
+fn exception(frame: &TrapFrame) -> ! {
     let address = Cr2::read_raw();
+    stop::stop_others();
     explain::explain(frame, address);
     print_registers(frame);
+    stop::print_stack_at(frame.stack);
+    stop::report_others();
     info!("kspace: stopped by a fault");
     leave::leave(Outcome::Failure)
+}
+
+fn interrupt(vector: u8) {
+    let cpu = per_cpu::current();
+    match vector {
+        vector::TIMER => {
+            cpu.timer_interrupts.fetch_add(1, Ordering::Relaxed);
+            apic::end_of_interrupt();
+        }
+        vector::SHOOTDOWN => {
+            cpu.shootdown_interrupts.fetch_add(1, Ordering::Relaxed);
+            apic::end_of_interrupt();
+        }
+        // A spurious interrupt sets no bit that an end of interrupt would clear (Intel SDM vol. 3, section 12.9).
+        vector::SPURIOUS => {
+            cpu.spurious_interrupts.fetch_add(1, Ordering::Relaxed);
+        }
+        other => {
+            info!(
+                "interrupt {other:#x} on CPU {}, which nobody asked for",
+                cpu.index()
+            );
+            apic::end_of_interrupt();
+        }
+    }
 }
 
 fn print_registers(frame: &TrapFrame) {

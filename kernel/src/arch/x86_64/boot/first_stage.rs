@@ -7,19 +7,20 @@ use kspace::direct_map;
 use kspace::image::ImageMap;
 use kspace_frames::{EarlyFrames, MemoryMap, Repair};
 use kspace_layout::{
-    DEFAULT_IMAGE_START, Kaslr, KernelImage, Layout, PagingMode, PhysAddr, PhysRange, VirtAddr,
-    X86_64, draw_image_virt,
+    DEFAULT_IMAGE_START, FRAME_SIZE, Kaslr, KernelImage, Layout, PagingMode, PhysAddr, PhysRange,
+    VirtAddr, X86_64, draw_image_virt,
 };
 use kspace_paging::{Access, Limits};
 
 use super::error::BootError;
 use super::handoff::{self, Handoff};
 use super::{image, present_address, relocate, second_stage, switch};
+use crate::acpi::{self, Processors};
 use crate::address_space::{self, Plan};
 use crate::arch::x86_64::cpu::{self, Features};
 use crate::arch::x86_64::entropy::Entropy;
 use crate::arch::x86_64::memory::{IDENTITY_END, Window};
-use crate::arch::x86_64::{clock, console, leave, traps};
+use crate::arch::x86_64::{clock, console, idt, leave};
 use crate::command_line::CommandLine;
 use crate::info;
 use crate::start_info::{MAX_COMMAND_LINE, StartInfo};
@@ -36,7 +37,7 @@ pub extern "C" fn first_stage() -> ! {
     clock::start(entry_ticks);
     console::start();
     // SAFETY: the first stage runs on the early GDT, whose code segment the gates name.
-    unsafe { traps::load_early() };
+    unsafe { idt::load_early() };
     info!("kspace version {} (x86_64)", env!("CARGO_PKG_VERSION"));
     // SAFETY: the early tables are in use until the first stage ends.
     let memory = unsafe { Window::identity() };
@@ -65,7 +66,7 @@ fn prepare(memory: &Window, start_info: u64) -> Result<Destination, BootError> {
     unsafe { cpu::prepare_paging(&features) };
 
     let present_image = image::at(DEFAULT_IMAGE_START)?;
-    let memory_map = read_memory_map(
+    let mut memory_map = read_memory_map(
         memory,
         &info,
         &features,
@@ -75,6 +76,11 @@ fn prepare(memory: &Window, start_info: u64) -> Result<Destination, BootError> {
     let mode = choose_mode(&features, &command_line);
     let layout = choose_layout(mode, &features, &command_line, &memory_map, present_image)?;
 
+    let trampoline = keep_trampoline_page(&mut memory_map)?;
+    let processors = acpi::processors(memory, info.rsdp()).unwrap_or_else(|problem| {
+        info!("{problem}");
+        Processors::NONE
+    });
     // Table frames must be in reach of the early tables; so must the root, which CR3 takes in 32-bit mode.
     let window = PhysRange::new(PhysAddr::ZERO, IDENTITY_END);
     let frames = EarlyFrames::new(&memory_map, window);
@@ -92,6 +98,9 @@ fn prepare(memory: &Window, start_info: u64) -> Result<Destination, BootError> {
         plan,
         frames,
         root,
+        features,
+        processors,
+        trampoline,
     });
     Ok(Destination {
         mode,
@@ -142,6 +151,19 @@ fn read_memory_map(
         return Err(BootError::ImageOutsideRam(image));
     }
     Ok(map)
+}
+
+/// Reserves the highest whole page of RAM in the first MiB, page 0 excepted, where other CPUs can start; `None` when there is none.
+fn keep_trampoline_page(map: &mut MemoryMap) -> Result<Option<PhysAddr>, BootError> {
+    let low = PhysRange::new(PhysAddr::new(FRAME_SIZE), (1 << 20) - FRAME_SIZE);
+    let free = map
+        .free_from_top()
+        .filter_map(|free| free.intersection(low)?.whole_pages());
+    let Some(page) = free.map(|range| range.last().align_down(FRAME_SIZE)).next() else {
+        return Ok(None);
+    };
+    map.reserve(PhysRange::new(page, FRAME_SIZE))?;
+    Ok(Some(page))
 }
 
 fn choose_mode(features: &Features, command_line: &CommandLine) -> PagingMode {

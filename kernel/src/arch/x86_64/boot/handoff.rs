@@ -1,10 +1,15 @@
 //! What the first stage leaves for the second: plain values, no pointer among them.
 
+use kspace::TableFrames;
 use kspace_frames::EarlyFrames;
 use kspace_layout::PhysAddr;
+use kspace_paging::Walker;
 use spin::Once;
 
+use crate::acpi::Processors;
 use crate::address_space::Plan;
+use crate::arch::x86_64::cpu::Features;
+use crate::arch::x86_64::memory::Window;
 use crate::command_line::CommandLine;
 
 /// The first stage's results.
@@ -17,6 +22,31 @@ pub struct Handoff {
     pub frames: EarlyFrames,
     /// The top page table.
     pub root: PhysAddr,
+    /// What the CPU can do.
+    pub features: Features,
+    /// The processors that ACPI lists.
+    pub processors: Processors,
+    /// A page of the first MiB, kept for the first instructions of other CPUs.
+    pub trampoline: Option<PhysAddr>,
+}
+
+impl Handoff {
+    /// RAM, through the direct map; `None` for a layout without one.
+    pub fn memory(&self) -> Option<Window> {
+        // SAFETY: whoever has the handoff runs in the second stage, on the kernel's tables, which have the direct map.
+        unsafe { Window::direct_map(&self.plan.layout) }
+    }
+
+    /// Walks the kernel's tables.
+    pub fn walker<'m>(&self, memory: &'m Window) -> Walker<'m, Window> {
+        Walker::new(self.plan.layout.mode(), self.root, memory).with_limits(self.plan.limits)
+    }
+
+    /// Frames for page tables.
+    pub fn table_frames<'m>(&'m self, memory: &'m Window) -> TableFrames<'m, Window> {
+        // SAFETY: the frames come from the memory map, in which everything in use is reserved.
+        unsafe { TableFrames::new(&self.frames, memory) }
+    }
 }
 
 static HANDOFF: Once<Handoff> = Once::new();

@@ -19,7 +19,7 @@ mod relocate;
 mod second_stage;
 mod switch;
 
-pub use handoff::Handoff;
+pub use handoff::{Handoff, taken as handoff};
 
 /// Where the image is linked (`image_link_address` in image.ld): Linux's default place for the kernel text,
 /// `__START_KERNEL_map` + 16 MiB.
