@@ -16,6 +16,8 @@ pub mod cpu_entry;
 pub mod direct_map;
 pub mod fault;
 pub mod image;
+pub mod platform;
+pub mod shootdown;
 mod table_frames;
 pub mod verify;
 
