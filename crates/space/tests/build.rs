@@ -177,6 +177,56 @@ fn a_plan_larger_than_its_area_is_refused() {
     );
 }
 
+/// A source that ran out between two runs left a half-built map: the frames are taken beforehand, and each once.
+#[test]
+fn no_frame_is_asked_for_twice_or_after_the_first_change() {
+    let machine = Machine::new(PagingMode::FourLevel, Limits::WIDEST);
+    let frames = machine.frames();
+    let editor = machine.editor(&frames);
+    let plan = Plan::for_layout(&machine.layout, &machine.map, machine.limits);
+    let needed = table_frames_needed(&plan, machine.start_of(AreaKind::DirectMap));
+    frames.set_budget(Some(needed as usize));
+    assert_eq!(
+        direct_map::build(&editor, &machine.layout, &plan),
+        Ok(needed)
+    );
+    assert_eq!(frames.in_use() as u64, 1 + needed);
+}
+
+/// More frames than an early source can remember as released come back all the same.
+#[test]
+fn a_refused_build_loses_no_early_frame() {
+    let ram = |start, size| FirmwareEntry {
+        start,
+        size,
+        kind: 1,
+    };
+    // Each piece lies across a border of 512 GiB, so it takes six tables.
+    let pieces = (1..111).map(|piece| ram((piece << 40) - 4096, 8192));
+    let entries = pieces.chain([ram(MIB, 640 * 4096)]);
+    let map = MemoryMap::from_firmware(entries, 52, |_| ()).expect("a sound map");
+    let memory = SimMemory::arena(PhysRange::new(PhysAddr::ZERO, 4 * MIB));
+    let early = EarlyFrames::new(&map, PhysRange::new(PhysAddr::ZERO, 4 * GIB));
+    // SAFETY: the arena is RAM that nothing else uses.
+    let frames = unsafe { TableFrames::new(&early, &memory) };
+    let root = frames.allocate().expect("a root");
+    let (mode, limits) = (PagingMode::FiveLevel, Limits::WIDEST);
+    // SAFETY: nobody else edits these tables, and no CPU uses them.
+    let editor = unsafe { Editor::<LongMode, _, _>::new(mode, root, limits, &memory, &frames) };
+    let layout = X86_64::new(mode, map.ram_last())
+        .build()
+        .expect("a sound layout");
+    let plan = Plan::for_layout(&layout, &map, limits);
+    let before = early.counts();
+    let error = direct_map::build(&editor.expect("an editor"), &layout, &plan).unwrap_err();
+    // Six for each of 110 pieces; two tables of 4 KiB pages below 4 MiB and the two above them; and one above them all.
+    assert_eq!(
+        error.to_string(),
+        "direct map: 665 page tables are needed, and there are frames for 639; nothing was changed"
+    );
+    assert_eq!(early.counts(), before);
+}
+
 /// An image of two sections, `gap` bytes apart.
 fn two_sections(first: SectionKind, second: SectionKind, size: u64, gap: u64) -> KernelImage {
     let at = |offset, size| VirtRange::new(IMAGE_VIRT.checked_add(offset).unwrap(), size);

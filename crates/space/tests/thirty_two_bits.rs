@@ -157,6 +157,45 @@ fn writable_text_is_found_in_two_level_paging_too() {
     );
 }
 
+/// The row of lowmem was held to end with a page, also where RAM does not.
+#[test]
+fn lowmem_may_end_in_a_hole_between_pieces_of_ram() {
+    let ram = |start, end: u64| FirmwareEntry {
+        start,
+        size: end - start,
+        kind: 1,
+    };
+    let entries = [ram(0, 512 * MIB), ram(4096 * MIB, 8192 * MIB)];
+    let map = MemoryMap::from_firmware(entries, 36, |_| ()).expect("a sound map");
+    let layout = I386::new(Split::ThreeG, PagingMode::Pae, map.ram_last())
+        .build()
+        .expect("a sound layout")
+        .with_state(AreaKind::CpuEntry, AreaState::Reserved)
+        .with_state(AreaKind::Fixmap, AreaState::Reserved);
+    let memory = SimMemory::sparse();
+    let frames = SimFrames::new(&memory, PhysRange::new(PhysAddr::new(64 * MIB), 16 * MIB));
+    let (mode, root) = (PagingMode::Pae, frames.allocate().expect("a root"));
+    // SAFETY: nobody else edits these tables, and no CPU uses them.
+    let editor = unsafe { Editor::<Pae, _, _>::new(mode, root, LIMITS, &memory, &frames) };
+    let editor = editor.expect("an editor");
+    let area = layout.area(AreaKind::DirectMap).expect("lowmem").range();
+    let flush = editor.populate(area).expect("frames");
+    // SAFETY: there is no CPU.
+    unsafe { flush.discharged(&memory, &frames) };
+    let plan = Plan::for_layout(&layout, &map, LIMITS);
+    direct_map::build(&editor, &layout, &plan).expect("a direct map");
+    let claims = Claims {
+        layout: &layout,
+        map: &map,
+        limits: LIMITS,
+        cpus: 0,
+        fixed: &[],
+    };
+    let walker = Walker::new(mode, root, &memory).with_limits(LIMITS);
+    verify(&walker, &claims).unwrap_or_else(|difference| panic!("{difference}"));
+    assert!(layout.direct_mapped().expect("lowmem").size() > 512 * MIB);
+}
+
 #[test]
 fn faults_in_the_image_and_in_high_memory() {
     let check = |address, error_code, expected: &str| {

@@ -4,18 +4,18 @@ use core::fmt;
 
 use kspace_layout::{AreaKind, Layout, PhysAddr, VirtRange};
 use kspace_paging::{
-    EditError, Editor, EntryFormat, FrameSource, PhysMemory, Protection, RawEntry, Run as Mapping,
-    Walker,
+    EditError, Editor, EntryFormat, FrameSource, PhysMemory, Protection, Run as Mapping, Walker,
 };
 
+use super::held_frames::HeldFrames;
 use super::{Plan, table_frames_needed};
 
 /// Maps everything that `plan` covers, at the addresses that `layout` gives it: global, never executable (but see
 /// [`Plan::with_image`] for 32 bits), and read-only where the plan says so. Returns the least number of tables that it
 /// takes, without the root; so many were allocated, if none of them existed before.
 ///
-/// What can fail is tried first, so that a failure finds the tables unchanged. In PAE, where the CPU keeps the root's
-/// entries, `populate` the area first.
+/// All frames are taken before the first change, so that running out of them finds the tables unchanged. In PAE, where
+/// the CPU keeps the root's entries, `populate` the area first.
 ///
 /// # Errors
 ///
@@ -42,14 +42,28 @@ pub fn build<F: EntryFormat, M: PhysMemory, S: FrameSource>(
         return Err(BuildError::NotEmpty { found });
     }
     let needed = table_frames_needed(plan, area.start());
-    check_frames(editor, needed)?;
+    let held = HeldFrames::take(editor.memory(), editor.frames(), needed)?;
+    // SAFETY: this is the same address space, over which the caller's editor is the authority. `map` returns no token and frees
+    // no table; the tables it makes are frames of the caller's source, to which the caller's editor may give them back.
+    let held_editor = unsafe {
+        Editor::<F, M, _>::new(
+            editor.mode(),
+            editor.root(),
+            editor.limits(),
+            editor.memory(),
+            &held,
+        )
+    };
+    let Ok(held_editor) = held_editor else {
+        unreachable!("the caller's editor has the same mode and root")
+    };
     let mut mapped = 0;
     for run in plan.runs() {
         // The whole plan fits in the area, so these additions stay in its half of the address space.
         let virt = area.start().checked_add(run.phys.start().as_u64());
         let virt = virt.and_then(|start| VirtRange::try_new(start, run.phys.size()));
         let virt = virt.map_err(|_| BuildError::TooLarge { area, covered })?;
-        editor
+        held_editor
             .map(
                 virt,
                 run.phys.start(),
@@ -60,43 +74,6 @@ pub fn build<F: EntryFormat, M: PhysMemory, S: FrameSource>(
         mapped += run.phys.size();
     }
     Ok(needed)
-}
-
-/// Takes `needed` frames and gives them back. Meanwhile each holds the address of the one before it.
-fn check_frames<F: EntryFormat, M: PhysMemory, S: FrameSource>(
-    editor: &Editor<'_, F, M, S>,
-    needed: u64,
-) -> Result<(), BuildError> {
-    let (memory, frames) = (editor.memory(), editor.frames());
-    let mut newest: Option<PhysAddr> = None;
-    let mut had = 0;
-    while had < needed {
-        let Some(frame) = frames.allocate() else {
-            break;
-        };
-        let Some(link) = memory.entries::<u64>(frame, 1) else {
-            frames.release(frame);
-            break;
-        };
-        // Zero ends the list: it is never a frame to link to, because the link of the first one taken is never
-        // followed.
-        <u64 as RawEntry>::store(&link[0], newest.map_or(0, PhysAddr::as_u64));
-        newest = Some(frame);
-        had += 1;
-    }
-    for left in (0..had).rev() {
-        let Some(frame) = newest else { break };
-        newest = memory
-            .entries::<u64>(frame, 1)
-            .and_then(|link| PhysAddr::try_new(<u64 as RawEntry>::load(&link[0])).ok())
-            .filter(|_| left > 0);
-        frames.release(frame);
-    }
-    if had < needed {
-        Err(BuildError::OutOfFrames { needed, had })
-    } else {
-        Ok(())
-    }
 }
 
 /// Why the direct map was not built.

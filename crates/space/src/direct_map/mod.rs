@@ -5,6 +5,7 @@
 //! - [`build`]: the plan as page tables.
 
 mod build;
+mod held_frames;
 mod plan;
 mod tables;
 

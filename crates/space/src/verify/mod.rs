@@ -73,7 +73,7 @@ pub fn verify<M: EntryRead + ?Sized>(
         check.place(place)?;
     }
     check.verified.no_execute = compare::can_forbid_execution(claims);
-    check.verified.rows = verify_block(walker, claims.layout)?;
+    check.verified.rows = verify_block(walker, claims)?;
     Ok(check.verified)
 }
 

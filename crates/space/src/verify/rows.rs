@@ -3,26 +3,27 @@
 //! This is a second reading. The areas have been checked one by one before; here only what a person reads counts.
 
 use kspace_layout::{
-    AreaKind, AreaState, FRAME_SIZE, Layout, PagingMode, Row, RowKind, VirtAddr, VirtRange,
+    AreaKind, AreaState, FRAME_SIZE, PhysRange, Row, RowKind, VirtAddr, VirtRange,
 };
 use kspace_paging::{EntryRead, Run, Walker};
 
-use super::Difference;
+use super::compare::can_forbid_execution;
+use super::{Claims, Difference};
 
 /// Holds every row of the printed block against the tables that `walker` reads: what is only reserved is empty, lowmem
-/// begins and ends with a page and has none behind it, and text, data and init are mapped as such. Part of
-/// [`verify`](super::verify); returns the number of rows.
+/// begins with a page, ends with one if RAM is there, and has none behind it, and text, data and init are mapped as
+/// such. Part of [`verify`](super::verify); returns the number of rows.
 ///
 /// # Errors
 ///
 /// [`Difference::Row`], or [`Difference::Obstacle`].
 pub fn verify_block<M: EntryRead + ?Sized>(
     walker: &Walker<'_, M>,
-    layout: &Layout,
+    claims: &Claims<'_>,
 ) -> Result<u64, Difference> {
     let mut rows = 0;
-    for row in layout.block().rows() {
-        check_row(walker, layout, row)?;
+    for row in claims.layout.block().rows() {
+        check_row(walker, claims, row)?;
         rows += 1;
     }
     Ok(rows)
@@ -30,26 +31,12 @@ pub fn verify_block<M: EntryRead + ?Sized>(
 
 fn check_row<M: EntryRead + ?Sized>(
     walker: &Walker<'_, M>,
-    layout: &Layout,
+    claims: &Claims<'_>,
     row: Row,
 ) -> Result<(), Difference> {
     let pages = pages_of(row.range());
     match row.kind() {
-        RowKind::Lowmem => {
-            page_has(walker, row, pages.start(), "a writable page", |run| {
-                run.attributes.write
-            })?;
-            page_has(walker, row, pages.last(), "a page", |_| true)?;
-            let after = pages.last().checked_add(1).ok();
-            let direct_map = layout.area(AreaKind::DirectMap).map(|area| area.range());
-            match after.filter(|&after| direct_map.is_some_and(|range| range.contains(after))) {
-                Some(after) => match run_at(walker, after)? {
-                    Some(found) => Err(differs(row, after, "nothing behind the row", Some(found))),
-                    None => Ok(()),
-                },
-                None => Ok(()),
-            }
-        }
+        RowKind::Lowmem => lowmem_row(walker, claims, row, pages),
         RowKind::Text => all_have(walker, row, pages, "kernel text", |run| {
             run.attributes.execute && !run.attributes.write
         }),
@@ -59,17 +46,43 @@ fn check_row<M: EntryRead + ?Sized>(
             page_has(walker, row, pages.last(), "a page", |_| true)
         }
         RowKind::Data => {
-            let is_data = |run: &Run| !run.attributes.execute || !forbids_execution(layout);
+            let is_data = |run: &Run| !run.attributes.execute || !can_forbid_execution(claims);
             page_has(walker, row, pages.start(), "data", is_data)?;
             page_has(walker, row, pages.last(), "data", is_data)
         }
-        RowKind::Fixmap => area_row(walker, layout, row, AreaKind::Fixmap),
-        RowKind::Vsyscall => area_row(walker, layout, row, AreaKind::Vsyscall),
-        RowKind::Modules => area_row(walker, layout, row, AreaKind::Modules),
-        RowKind::CpuEntry => area_row(walker, layout, row, AreaKind::CpuEntry),
-        RowKind::Pkmap => area_row(walker, layout, row, AreaKind::Pkmap),
-        RowKind::Vmemmap => area_row(walker, layout, row, AreaKind::Vmemmap),
-        RowKind::Vmalloc => area_row(walker, layout, row, AreaKind::Vmalloc),
+        RowKind::Fixmap => area_row(walker, claims, row, AreaKind::Fixmap),
+        RowKind::Vsyscall => area_row(walker, claims, row, AreaKind::Vsyscall),
+        RowKind::Modules => area_row(walker, claims, row, AreaKind::Modules),
+        RowKind::CpuEntry => area_row(walker, claims, row, AreaKind::CpuEntry),
+        RowKind::Pkmap => area_row(walker, claims, row, AreaKind::Pkmap),
+        RowKind::Vmemmap => area_row(walker, claims, row, AreaKind::Vmemmap),
+        RowKind::Vmalloc => area_row(walker, claims, row, AreaKind::Vmalloc),
+    }
+}
+
+fn lowmem_row<M: EntryRead + ?Sized>(
+    walker: &Walker<'_, M>,
+    claims: &Claims<'_>,
+    row: Row,
+    pages: VirtRange,
+) -> Result<(), Difference> {
+    page_has(walker, row, pages.start(), "a writable page", |run| {
+        run.attributes.write
+    })?;
+    // On 32 bits low memory ends where the address space does, which may be in a hole between pieces of RAM.
+    let last_page = claims.layout.virt_to_phys(pages.last());
+    let last_page = last_page.map(|phys| PhysRange::new(phys.align_down(FRAME_SIZE), FRAME_SIZE));
+    if last_page.is_ok_and(|frame| claims.map.is_ram(frame)) {
+        page_has(walker, row, pages.last(), "a page", |_| true)?;
+    }
+    let area = claims.layout.area(AreaKind::DirectMap);
+    let behind = pages.last().checked_add(1).ok();
+    match behind.filter(|&behind| area.is_some_and(|area| area.range().contains(behind))) {
+        Some(behind) => match run_at(walker, behind)? {
+            Some(found) => Err(differs(row, behind, "nothing behind the row", Some(found))),
+            None => Ok(()),
+        },
+        None => Ok(()),
     }
 }
 
@@ -77,11 +90,12 @@ fn check_row<M: EntryRead + ?Sized>(
 /// checked.
 fn area_row<M: EntryRead + ?Sized>(
     walker: &Walker<'_, M>,
-    layout: &Layout,
+    claims: &Claims<'_>,
     row: Row,
     kind: AreaKind,
 ) -> Result<(), Difference> {
-    if layout
+    if claims
+        .layout
         .area(kind)
         .is_some_and(|area| area.state() == AreaState::Built)
     {
@@ -91,11 +105,6 @@ fn area_row<M: EntryRead + ?Sized>(
         Some(found) => Err(differs(row, found.virt.start(), "nothing", Some(found))),
         None => Ok(()),
     }
-}
-
-/// Two-level paging cannot forbid execution.
-fn forbids_execution(layout: &Layout) -> bool {
-    layout.mode() != PagingMode::TwoLevel
 }
 
 fn differs(row: Row, at: VirtAddr, expected: &'static str, found: Option<Run>) -> Difference {

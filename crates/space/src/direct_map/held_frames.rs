@@ -1,0 +1,84 @@
+//! Frames set aside for one build, so that it cannot run out of them half-way.
+
+use core::cell::Cell;
+
+use kspace_layout::PhysAddr;
+use kspace_paging::{FrameSource, PhysMemory, RawEntry};
+
+use super::BuildError;
+
+/// A frame source that has taken its frames from another beforehand. Each frame it holds is zero but for its first eight
+/// bytes, which hold the address of the frame taken before it. What is left when it is dropped goes back, the newest first,
+/// which is the order that an early source can undo without remembering them.
+pub(super) struct HeldFrames<'a, M: PhysMemory, S: FrameSource> {
+    memory: &'a M,
+    source: &'a S,
+    newest: Cell<Option<PhysAddr>>,
+    count: Cell<u64>,
+}
+
+impl<'a, M: PhysMemory, S: FrameSource> HeldFrames<'a, M, S> {
+    /// Takes `needed` frames, or none.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::OutOfFrames`].
+    pub(super) fn take(memory: &'a M, source: &'a S, needed: u64) -> Result<Self, BuildError> {
+        let held = Self {
+            memory,
+            source,
+            newest: Cell::new(None),
+            count: Cell::new(0),
+        };
+        while held.count.get() < needed {
+            let had = held.count.get();
+            let out_of_frames = BuildError::OutOfFrames { needed, had };
+            let frame = source.allocate().ok_or(out_of_frames)?;
+            if !held.hold(frame) {
+                source.release(frame);
+                return Err(out_of_frames);
+            }
+        }
+        Ok(held)
+    }
+
+    /// Adds a frame; `false` when the memory cannot reach it.
+    fn hold(&self, frame: PhysAddr) -> bool {
+        let Some(link) = self.memory.entries::<u64>(frame, 1) else {
+            return false;
+        };
+        // The oldest frame's link is never followed: the count says where the list ends.
+        let older = self.newest.get().unwrap_or(PhysAddr::ZERO);
+        <u64 as RawEntry>::store(&link[0], older.as_u64());
+        self.newest.set(Some(frame));
+        self.count.set(self.count.get() + 1);
+        true
+    }
+}
+
+// SAFETY: each frame came from `source`, so it is one that nothing else uses, and it is handed out once. It was zero then, and the
+// link, the only thing stored in it since, is cleared here.
+unsafe impl<M: PhysMemory, S: FrameSource> FrameSource for HeldFrames<'_, M, S> {
+    fn allocate(&self) -> Option<PhysAddr> {
+        let frame = self.newest.get()?;
+        let link = &self.memory.entries::<u64>(frame, 1)?[0];
+        let older = PhysAddr::try_new(<u64 as RawEntry>::load(link)).ok();
+        <u64 as RawEntry>::store(link, 0);
+        let left = self.count.get() - 1;
+        self.count.set(left);
+        self.newest.set(older.filter(|_| left > 0));
+        Some(frame)
+    }
+
+    fn release(&self, frame: PhysAddr) {
+        self.source.release(frame);
+    }
+}
+
+impl<M: PhysMemory, S: FrameSource> Drop for HeldFrames<'_, M, S> {
+    fn drop(&mut self) {
+        while let Some(frame) = self.allocate() {
+            self.source.release(frame);
+        }
+    }
+}
