@@ -8,6 +8,7 @@ mod report;
 mod start_info;
 mod steps;
 mod tidy;
+mod vmcoreinfo;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -150,6 +151,7 @@ fn boots(all: bool) -> Vec<Check> {
     std::iter::once(machinery)
         .chain(table)
         .chain(repeated)
+        .chain(vmcoreinfo::checks())
         .chain(oracle)
         .collect()
 }
