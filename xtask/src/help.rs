@@ -58,7 +58,7 @@ const TEST: &str = "\
 
 usage: cargo xtask test [--all] [FILTER] [OPTIONS]
 
-  --all            all 24 configurations of the oracle and the slow boots, not only the covering set
+  --all            all configurations of the oracle and the slow boots, not only the covering set
 ";
 
 const BENCH: &str = "\

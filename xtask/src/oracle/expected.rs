@@ -6,7 +6,7 @@
 //! ```text
 //!   direct map     kspace::direct_map::plan of the printed memory map, at the printed base
 //!   image          the ELF file's sections at the printed address, code, constants and variables apart
-//!   CPU entry      the IDT and CPU 0's parts; which frames back them is the kernel's choice, but none may back two
+//!   CPU entry      the IDT and each CPU's parts; which frames back them is the kernel's choice, but none may back two
 //!   fixmap         the local APIC's registers, uncached
 //!   elsewhere      nothing
 //! ```
@@ -65,7 +65,7 @@ pub(super) fn pages(
     let mut pages = Vec::new();
     direct_map(&layout, &map, limits, &mut pages)?;
     image(&layout, &mut pages)?;
-    cpu_entry(&layout, &mut pages)?;
+    cpu_entry(&layout, configuration.cpus, &mut pages)?;
     fixmap(&layout, &mut pages);
     pages.sort_by_key(|page| page.virt);
     Ok(pages)
@@ -229,7 +229,7 @@ fn image(layout: &Layout, pages: &mut Vec<ExpectedPage>) -> Result {
     Ok(())
 }
 
-fn cpu_entry(layout: &Layout, pages: &mut Vec<ExpectedPage>) -> Result {
+fn cpu_entry(layout: &Layout, cpus: u32, pages: &mut Vec<ExpectedPage>) -> Result {
     let area = layout
         .cpu_entry()
         .ok_or_else(|| Failure::failed("the layout has no CPU entry area"))?;
@@ -243,14 +243,16 @@ fn cpu_entry(layout: &Layout, pages: &mut Vec<ExpectedPage>) -> Result {
         }));
     };
     add(area.idt(), Access::ReadOnly, "the IDT".to_owned());
-    for part in EntryPart::ALL {
-        if let Some(range) = area.part(0, part) {
-            let access = if part.writable() {
-                Access::ReadWrite
-            } else {
-                Access::ReadOnly
-            };
-            add(range, access, format!("CPU 0's {part}"));
+    for cpu in 0..cpus {
+        for part in EntryPart::ALL {
+            if let Some(range) = area.part(cpu, part) {
+                let access = if part.writable() {
+                    Access::ReadWrite
+                } else {
+                    Access::ReadOnly
+                };
+                add(range, access, format!("CPU {cpu}'s {part}"));
+            }
         }
     }
     Ok(())

@@ -42,13 +42,15 @@ pub(crate) struct Configuration {
     pub(crate) mem_mib: u64,
     /// Whether the direct map may have 1 GiB pages.
     pub(crate) gigabyte_pages: bool,
+    /// CPUs, all of which the kernel starts.
+    pub(crate) cpus: u32,
 }
 
 /// The sizes of RAM that are tried.
 const SIZES: [u64; 3] = [64, 1024, 5120];
 
 impl Configuration {
-    /// All 24 configurations.
+    /// All 24 configurations of one CPU.
     pub(crate) fn all() -> Vec<Self> {
         let choices = [false, true];
         let mut all = Vec::new();
@@ -61,6 +63,7 @@ impl Configuration {
                             kaslr,
                             mem_mib,
                             gigabyte_pages,
+                            cpus: 1,
                         });
                     }
                 }
@@ -76,6 +79,7 @@ impl Configuration {
             kaslr,
             mem_mib,
             gigabyte_pages,
+            cpus: 1,
         };
         [
             row(64, false, true, true),
@@ -87,14 +91,30 @@ impl Configuration {
         ]
     }
 
-    /// `5-level, KASLR, 64M, 1G pages`.
+    /// Several CPUs: each has an entry area of its own.
+    pub(crate) fn several_cpus() -> Self {
+        Self {
+            five_level: true,
+            kaslr: true,
+            mem_mib: 1024,
+            gigabyte_pages: true,
+            cpus: 4,
+        }
+    }
+
+    /// `5-level, KASLR, 64M, 1G pages`, and the CPUs if there are several.
     pub(crate) fn name(&self) -> String {
         let size = match self.mem_mib {
             mib if mib % 1024 == 0 => format!("{}G", mib / 1024),
             mib => format!("{mib}M"),
         };
+        let cpus = if self.cpus == 1 {
+            String::new()
+        } else {
+            format!(", {} CPUs", self.cpus)
+        };
         format!(
-            "{}-level, {}, {size}, {}",
+            "{}-level, {}, {size}, {}{cpus}",
             if self.five_level { 5 } else { 4 },
             if self.kaslr { "KASLR" } else { "nokaslr" },
             if self.gigabyte_pages {
@@ -113,6 +133,7 @@ impl Configuration {
         ];
         Machine {
             mem_mib: self.mem_mib,
+            cpus: self.cpus,
             without: if self.five_level {
                 Vec::new()
             } else {
@@ -221,6 +242,7 @@ mod tests {
             kaslr: false,
             mem_mib: 5120,
             gigabyte_pages: false,
+            cpus: 1,
         };
         assert_eq!(one.name(), "4-level, nokaslr, 5G, nogbpages");
         let machine = one.machine();

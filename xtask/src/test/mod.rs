@@ -136,11 +136,12 @@ fn boots(all: bool) -> Vec<Check> {
             boots::repeats_when_counted(&context.qemu()?, context.kernel()?)
         }),
     ];
-    let configurations = if all {
+    let mut configurations = if all {
         Configuration::all()
     } else {
         Configuration::covering().to_vec()
     };
+    configurations.push(Configuration::several_cpus());
     let oracle = configurations.into_iter().map(|configuration| {
         Check::new(format!("oracle {}", configuration.name()), move |context| {
             let agreed = oracle::compare(&configuration, &context.qemu()?, context.kernel()?)?;
