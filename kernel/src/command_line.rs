@@ -22,6 +22,8 @@ pub struct CommandLine {
     pub dmesg: bool,
     /// `halt`: stay halted after boot instead of leaving the virtual machine.
     pub halt: bool,
+    /// `stress=N`: let every CPU map, use, unmap and reuse this many times, and check what it reads.
+    pub stress: Option<u64>,
     /// `provoke=NAME`: provoke a fault once booted, to see it explained.
     pub provoke: Option<Provocation>,
 }
@@ -51,11 +53,17 @@ pub enum Provocation {
     DirectMapHole,
     /// Read a hole between two areas.
     Hole,
+    /// Read a user page from the kernel (SMAP).
+    UserAccess,
+    /// Jump to a user page from the kernel (SMEP).
+    UserExecute,
+    /// Panic, with the other CPUs running.
+    Panic,
 }
 
 impl Provocation {
     /// Every provocation with the word that asks for it.
-    pub const ALL: [(&'static str, Self); 11] = [
+    pub const ALL: [(&'static str, Self); 14] = [
         ("write-text", Self::WriteText),
         ("write-rodata", Self::WriteRodata),
         ("write-text-alias", Self::WriteTextAlias),
@@ -67,6 +75,9 @@ impl Provocation {
         ("vmalloc", Self::Vmalloc),
         ("direct-map-hole", Self::DirectMapHole),
         ("hole", Self::Hole),
+        ("user-access", Self::UserAccess),
+        ("user-execute", Self::UserExecute),
+        ("panic", Self::Panic),
     ];
 }
 
@@ -77,6 +88,8 @@ pub enum Rejected<'a> {
     Unknown(&'a str),
     /// The value after `mem=` is no size.
     BadSize(&'a str, kspace_frames::SizeError<'a>),
+    /// The value is no decimal number.
+    BadNumber(&'a str),
     /// The value after `provoke=` is none of [`Provocation::ALL`].
     UnknownProvocation(&'a str),
     /// A word whose bytes are not UTF-8, at this offset.
@@ -88,10 +101,16 @@ impl fmt::Display for Rejected<'_> {
         match self {
             Self::Unknown(word) => write!(
                 f,
-                "command line: \"{word}\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt provoke="
+                "command line: \"{word}\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt stress= provoke="
             ),
             Self::BadSize(word, error) => {
                 write!(f, "command line: \"{word}\" was not used: {error}")
+            }
+            Self::BadNumber(word) => {
+                write!(
+                    f,
+                    "command line: \"{word}\" was not used: its value is no decimal number"
+                )
             }
             Self::UnknownProvocation(word) => {
                 write!(f, "command line: \"{word}\" was not used; provoke= knows")?;
@@ -144,6 +163,9 @@ impl CommandLine {
                     let size = parse_size(value.as_bytes())
                         .map_err(|error| Rejected::BadSize(word, error))?;
                     self.mem = Some(size);
+                } else if let Some(value) = word.strip_prefix("stress=") {
+                    let rounds = value.parse().map_err(|_| Rejected::BadNumber(word))?;
+                    self.stress = Some(rounds);
                 } else if let Some(value) = word.strip_prefix("provoke=") {
                     let known = Provocation::ALL.iter().find(|(name, _)| *name == value);
                     let (_, provocation) = known.ok_or(Rejected::UnknownProvocation(word))?;
@@ -173,7 +195,7 @@ mod tests {
     #[test]
     fn known_words_are_taken_and_spaces_ignored() {
         let (parsed, messages) =
-            check(b"  nokaslr no5lvl\tnogbpages  mem=64M dmesg halt provoke=null ");
+            check(b"  nokaslr no5lvl\tnogbpages  mem=64M dmesg halt stress=5 provoke=null ");
         assert_eq!(messages, Vec::<String>::new());
         let expected = CommandLine {
             nokaslr: true,
@@ -182,6 +204,7 @@ mod tests {
             mem: Some(64 << 20),
             dmesg: true,
             halt: true,
+            stress: Some(5),
             provoke: Some(Provocation::Null),
         };
         assert_eq!(parsed, expected);
@@ -189,16 +212,17 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_reported_and_changes_nothing() {
-        let (parsed, messages) = check(b"nokalsr \xff\xfe provoke=fire nokaslr=1");
+        let (parsed, messages) = check(b"nokalsr \xff\xfe provoke=fire nokaslr=1 stress=-1");
         assert_eq!(parsed, CommandLine::default());
         assert_eq!(
             messages,
             [
-                "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt provoke=",
+                "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt stress= provoke=",
                 "command line: the word at byte 8 is not UTF-8 and was not used",
                 "command line: \"provoke=fire\" was not used; provoke= knows write-text write-rodata write-text-alias \
-                 execute-data null non-canonical stack-overflow guard-page vmalloc direct-map-hole hole",
-                "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt provoke=",
+                 execute-data null non-canonical stack-overflow guard-page vmalloc direct-map-hole hole user-access user-execute panic",
+                "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt stress= provoke=",
+                "command line: \"stress=-1\" was not used: its value is no decimal number",
             ]
         );
     }

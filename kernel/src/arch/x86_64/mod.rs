@@ -1,6 +1,7 @@
 //! x86-64: the only place that may assume 64 bits, ports, MSRs and control registers.
 
 mod apic;
+mod atomic_context;
 mod boot;
 mod clock;
 mod console;
@@ -15,13 +16,16 @@ mod memory;
 mod per_cpu;
 mod provoke;
 mod second_cpu;
+mod shootdown;
 mod smp;
 mod startup;
 mod stop;
+mod stress;
 mod timer;
 mod traps;
 mod vector;
 mod warp;
+mod work;
 
 pub use clock::ticks_since_entry;
 pub use console::write_console;

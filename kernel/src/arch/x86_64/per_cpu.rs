@@ -26,6 +26,10 @@ pub struct CpuData {
     apic_id: AtomicU32,
     online: AtomicBool,
     stopped: AtomicBool,
+    /// Reasons why this CPU must not wait for others: locks held, interrupts being handled.
+    pub atomic_depth: AtomicU32,
+    /// The last job that this CPU has run.
+    pub round: AtomicU64,
     /// Timer interrupts taken.
     pub timer_interrupts: AtomicU64,
     /// Shootdown interrupts taken.
@@ -42,6 +46,8 @@ impl CpuData {
             apic_id: AtomicU32::new(0),
             online: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            atomic_depth: AtomicU32::new(0),
+            round: AtomicU64::new(0),
             timer_interrupts: AtomicU64::new(0),
             shootdown_interrupts: AtomicU64::new(0),
             spurious_interrupts: AtomicU64::new(0),

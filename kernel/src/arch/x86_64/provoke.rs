@@ -2,16 +2,21 @@
 
 use core::arch::asm;
 
-use kspace_layout::{AreaKind, EntryPart, EntryStack, Layout, VirtAddr};
+use kspace_layout::{AreaKind, EntryPart, EntryStack, PageSize, VirtAddr, VirtRange};
+use kspace_paging::{Access, Editor, FrameSource, Protection};
 
+use super::PageFormat;
+use super::boot::Handoff;
+use crate::address_space::Plan;
 use crate::command_line::Provocation;
-use crate::info;
+use crate::{info, report};
 
 /// A constant that lies in `.rodata`.
 static CONSTANT: u64 = 0x6b73_7061_6365;
 
 /// Commits the fault. Returns only when nothing faulted, which is itself a failure.
-pub fn provoke(provocation: Provocation, layout: &Layout, hole_in_ram: Option<VirtAddr>) {
+pub fn provoke(provocation: Provocation, handoff: &Handoff) {
+    let layout = &handoff.plan.layout;
     let start_of = |kind| layout.area(kind).map(|area| area.range().start().as_u64());
     let text = provoke as *const () as u64;
     match provocation {
@@ -43,12 +48,47 @@ pub fn provoke(provocation: Provocation, layout: &Layout, hole_in_ram: Option<Vi
                 .for_each(|guard| read(guard.last().as_u64() - 7));
         }
         Provocation::Vmalloc => start_of(AreaKind::Vmalloc).into_iter().for_each(read),
-        Provocation::DirectMapHole => hole_in_ram.into_iter().for_each(|hole| read(hole.as_u64())),
+        Provocation::DirectMapHole => {
+            let hole = report::hole_in_ram(&handoff.plan.memory_map, layout);
+            hole.into_iter().for_each(|hole| read(hole.as_u64()));
+        }
+        Provocation::UserAccess => {
+            map_user_page(handoff)
+                .into_iter()
+                .for_each(|page| read(page.as_u64()));
+        }
+        Provocation::UserExecute => {
+            map_user_page(handoff)
+                .into_iter()
+                .for_each(|page| execute(page.as_u64()));
+        }
+        Provocation::Panic => panic!("provoked"),
         Provocation::Hole => {
             let before = start_of(AreaKind::Vmemmap).map(|start| start - 4096);
             before.into_iter().for_each(read);
         }
     }
+}
+
+/// Maps a frame that holds a `ret` where a program would have its code; `None` when that fails.
+fn map_user_page(handoff: &Handoff) -> Option<VirtAddr> {
+    let memory = handoff.memory()?;
+    let frames = handoff.table_frames(&memory);
+    let Plan { layout, limits, .. } = &handoff.plan;
+    // SAFETY: these are the kernel's live tables; nothing else edits the user half, and nothing was mapped there.
+    let editor = unsafe {
+        Editor::<PageFormat, _, _>::new(layout.mode(), handoff.root, *limits, &memory, &frames)
+    };
+    let page = VirtRange::new(VirtAddr::new(0x40_0000), 4096);
+    let frame = frames.allocate()?;
+    // SAFETY: a fresh frame, in reach of the window.
+    unsafe { memory.pointer(frame, 4096)?.write(0xc3) };
+    let protection = Protection::user(Access::ReadExecute);
+    editor
+        .ok()?
+        .map(page, frame, protection, PageSize::Size4K)
+        .ok()?;
+    Some(page.start())
 }
 
 fn read(address: u64) {

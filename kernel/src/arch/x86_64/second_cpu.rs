@@ -2,7 +2,7 @@
 
 use super::boot::{self, Handoff};
 use super::per_cpu::{self, CpuData};
-use super::{apic, clock, cpu, descriptors, leave, smp, timer, warp};
+use super::{apic, clock, cpu, descriptors, leave, shootdown, smp, timer, warp, work};
 
 /// A further CPU's first Rust: on its own guarded stack, on the startup tables.
 pub extern "C" fn second_cpu(index: u64) -> ! {
@@ -25,16 +25,23 @@ fn come_online(handoff: &'static Handoff, index: u32) -> Option<&'static CpuData
     // SAFETY: the boot CPU filled this CPU's tables before it started it.
     unsafe { descriptors::load(handoff, index)? };
     apic::enable(handoff.features.x2apic);
+    shootdown::KERNEL.join();
     warp::follow();
     timer::arm(handoff, smp::FIRST_INTERRUPT_MICROSECONDS);
     cpu.set_online();
     Some(cpu)
 }
 
-/// Waits for interrupts, for ever.
-fn idle(_cpu: &'static CpuData) -> ! {
+/// Halts until there is work. A halted CPU is lazy: shootdowns that free only pages do not wake it, and it catches up before it
+/// uses a translation.
+fn idle(cpu: &'static CpuData) -> ! {
     loop {
-        x86_64::instructions::interrupts::enable_and_hlt();
+        x86_64::instructions::interrupts::disable();
+        if !work::run(cpu) {
+            shootdown::KERNEL.enter_lazy();
+            x86_64::instructions::interrupts::enable_and_hlt();
+            shootdown::KERNEL.leave_lazy();
+        }
     }
 }
 

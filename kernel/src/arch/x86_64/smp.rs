@@ -2,7 +2,7 @@
 
 use super::boot::Handoff;
 use super::memory::Window;
-use super::{apic, clock, per_cpu, startup, timer, warp};
+use super::{apic, clock, per_cpu, shootdown, startup, timer, warp};
 use crate::info;
 
 /// Every CPU takes one timer interrupt when it has come up, to show that it can.
@@ -17,6 +17,12 @@ pub fn start(handoff: &'static Handoff, memory: &Window) {
         return;
     }
     mask_8259();
+    shootdown::describe(
+        handoff.plan.layout.mode(),
+        features.global_pages,
+        features.invpcid,
+    );
+    shootdown::KERNEL.join();
     let form = apic::enable(features.x2apic);
     let own = per_cpu::set_current(0, apic::id());
     own.set_online();

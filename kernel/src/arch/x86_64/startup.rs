@@ -19,13 +19,14 @@ use core::arch::global_asm;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use kspace::platform::CpuId;
 use kspace::{TableFrames, cpu_entry};
 use kspace_layout::{CpuEntryArea, EntryPart, EntryStack, PageSize, PhysAddr, VirtAddr, VirtRange};
 use kspace_paging::{Editor, FrameSource, PhysMemory, Protection};
 
 use super::boot::Handoff;
 use super::memory::Window;
-use super::{PageFormat, apic, cpu, descriptors, per_cpu, second_cpu};
+use super::{PageFormat, apic, cpu, descriptors, per_cpu, second_cpu, shootdown};
 use crate::address_space::top_of;
 use crate::info;
 
@@ -341,6 +342,8 @@ impl<'a> Startup<'a> {
         }
         let cpu = per_cpu::cpu(index).ok_or(StartError::Tables)?;
         cpu.prepare(index, apic_id);
+        let id = CpuId::new(index as usize);
+        shootdown::KERNEL.expect(id);
         // A SIPI may be lost; one that comes twice is ignored by a CPU that has started.
         for patience in [PATIENCE_MICROSECONDS / 100, PATIENCE_MICROSECONDS] {
             apic::send_startup(apic_id, (self.page.as_u64() / PAGE) as u8);
@@ -350,6 +353,7 @@ impl<'a> Startup<'a> {
         }
         // Back into reset, so that it does not wake up later on tables that are gone.
         apic::send_init(apic_id);
+        shootdown::KERNEL.gone(id);
         Err(StartError::NoAnswer)
     }
 

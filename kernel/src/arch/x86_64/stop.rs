@@ -14,10 +14,11 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use kspace::fault::Spot;
+use kspace::platform::CpuId;
 use kspace_layout::VirtAddr;
 
 use super::traps::TrapFrame;
-use super::{apic, clock, explain, leave, per_cpu};
+use super::{apic, clock, explain, leave, per_cpu, shootdown};
 use crate::acpi::MAX_CPUS;
 use crate::info;
 
@@ -90,6 +91,7 @@ pub fn stop_here(frame: &TrapFrame) -> ! {
     trace.count = explain::read_stack(frame.stack, &mut trace.words);
     // SAFETY: this CPU's own trace, which nobody reads before the next line.
     unsafe { *TRACES.0[me.index() as usize].get() = trace };
+    shootdown::KERNEL.gone(CpuId::new(me.index() as usize));
     me.set_stopped();
     leave::halt()
 }
@@ -156,7 +158,7 @@ impl Place {
 
     /// Only the upper half is the kernel's, and of that holes mean nothing on a stack.
     fn is_known(&self) -> bool {
-        self.0 >= 1 << 47
+        (self.0 as i64) < 0
             && self
                 .spot()
                 .is_some_and(|spot| !matches!(spot, Spot::Hole(_)))

@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 use x86_64::registers::control::Cr2;
 
 use super::leave::{self, Outcome};
-use super::{apic, explain, per_cpu, stop, vector};
+use super::{apic, atomic_context, explain, per_cpu, shootdown, stop, vector};
 use crate::info;
 
 /// What the stubs push, lowest address first.
@@ -61,13 +61,18 @@ fn exception(frame: &TrapFrame) -> ! {
 
 fn interrupt(vector: u8) {
     let cpu = per_cpu::current();
+    atomic_context::enter();
+    shootdown::KERNEL.leave_lazy();
     match vector {
+        // Waking was all that it was sent for.
+        vector::RESCHEDULE => apic::end_of_interrupt(),
         vector::TIMER => {
             cpu.timer_interrupts.fetch_add(1, Ordering::Relaxed);
             apic::end_of_interrupt();
         }
         vector::SHOOTDOWN => {
             cpu.shootdown_interrupts.fetch_add(1, Ordering::Relaxed);
+            shootdown::KERNEL.serve();
             apic::end_of_interrupt();
         }
         // A spurious interrupt sets no bit that an end of interrupt would clear (Intel SDM vol. 3, section 12.9).
@@ -82,6 +87,7 @@ fn interrupt(vector: u8) {
             apic::end_of_interrupt();
         }
     }
+    atomic_context::exit();
 }
 
 fn print_registers(frame: &TrapFrame) {

@@ -15,6 +15,8 @@ pub const FIRST_INTERRUPT: u64 = 32;
 
 /// The local APIC's timer (Linux: `LOCAL_TIMER_VECTOR`, arch/x86/include/asm/irq_vectors.h).
 pub const TIMER: u8 = 0xec;
+/// "There may be work" (Linux: `RESCHEDULE_VECTOR`).
+pub const RESCHEDULE: u8 = 0xfd;
 /// "Serve shootdown requests" (Linux sends `CALL_FUNCTION_VECTOR` for it).
 pub const SHOOTDOWN: u8 = 0xfb;
 /// What the local APIC delivers when an interrupt has gone away (Linux: `SPURIOUS_APIC_VECTOR`).

@@ -4,7 +4,9 @@ use super::handoff::{self, Handoff};
 use crate::address_space::Plan;
 use crate::arch::x86_64::leave::{self, Outcome};
 use crate::arch::x86_64::memory::Window;
-use crate::arch::x86_64::{clock, descriptors, explain, fw_cfg, per_cpu, provoke, smp, startup};
+use crate::arch::x86_64::{
+    clock, descriptors, explain, fw_cfg, per_cpu, provoke, smp, startup, stress,
+};
 use crate::{info, log, report};
 
 /// Called once by [`switch`](super::switch), never to return.
@@ -65,13 +67,19 @@ fn check_live_tables(handoff: &Handoff, memory: &Window) {
 }
 
 fn finish(handoff: &'static Handoff) -> ! {
-    let Plan {
-        layout, memory_map, ..
-    } = &handoff.plan;
     if let Some(provocation) = handoff.command_line.provoke {
-        provoke::provoke(provocation, layout, report::hole_in_ram(memory_map, layout));
+        provoke::provoke(provocation, handoff);
         info!("kspace: provoked, but nothing faulted");
         leave::leave(Outcome::Failure)
+    }
+    if let Some(rounds) = handoff.command_line.stress {
+        if !stress::run(rounds) {
+            info!("kspace: the stress failed");
+            leave::leave(Outcome::Failure)
+        }
+        if let Some(memory) = handoff.memory() {
+            check_live_tables(handoff, &memory);
+        }
     }
     if handoff.command_line.dmesg {
         log::replay();
