@@ -10,12 +10,13 @@
 //!
 //! Here broken rules panic or return a [`Violation`]: this crate is an oracle, not a kernel.
 
+mod fill;
 mod frames;
 mod machine;
 mod memory;
 mod tlb;
 
 pub use frames::SimFrames;
-pub use machine::SimMachine;
+pub use machine::{SimMachine, Use};
 pub use memory::SimMemory;
-pub use tlb::{Possible, Violation};
+pub use tlb::{Possible, Seen, Violation};

@@ -1,34 +1,53 @@
-//! A machine of several CPUs that share page tables, each with a hostile TLB.
+//! A machine of several CPUs, each with a hostile TLB and a root of its own to load.
 
 use std::sync::{Mutex, MutexGuard};
 
+use kspace::platform::{LocalFlush, TlbFeatures};
 use kspace_layout::{PagingMode, Pfn, PhysAddr, VirtAddr, VirtRange};
 use kspace_paging::{
-    Controls, EntryRead, Format, Intent, Invalidation, Limits, Operation, Page, PhysMemory,
-    RawEntry, Refusal, Tlb, Walker,
+    Controls, EntryRead, Intent, Invalidation, Limits, Operation, Page, Refusal, Tlb, Walker,
 };
 
-use crate::tlb::{CachedTable, HostileTlb, Possible, Violation, caches_root};
+use crate::fill::Purpose;
+use crate::tlb::{HostileTlb, Possible, Seen, Violation, caches_root};
 use crate::{SimFrames, SimMemory};
 
-/// Accessed, in every entry but PAE's roots (Intel SDM vol. 3, section 5.8).
-const ACCESSED: u64 = 1 << 5;
-/// Dirty, in leaves.
-const DIRTY: u64 = 1 << 6;
-const PRESENT: u64 = 1 << 0;
-
-/// CPUs, memory, and page tables that all CPUs use.
+/// CPUs, memory, and page tables that all CPUs use until they load others.
 pub struct SimMachine<'m> {
     memory: &'m SimMemory,
     frames: &'m SimFrames<'m>,
     mode: PagingMode,
     limits: Limits,
+    features: TlbFeatures,
     root: PhysAddr,
-    cpus: Mutex<Vec<HostileTlb>>,
+    cpus: Mutex<Vec<SimTlb>>,
+}
+
+/// What a CPU does with the translations it can get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Use {
+    /// Any access, at any time.
+    Everything,
+    /// None, but it may still walk the tables, and set bits in them.
+    WalksOnly,
+    /// Nothing: it is off, or uses tables that are not looked at here.
+    Nothing,
+}
+
+/// One CPU, as far as translation goes.
+#[derive(Debug)]
+pub(crate) struct SimTlb {
+    pub(crate) tlb: HostileTlb,
+    pub(crate) root: PhysAddr,
+    /// The PCID that is current; 0 without PCIDs.
+    pub(crate) context: u16,
+    uses: Use,
+    /// All that it was told to invalidate.
+    performed: Vec<LocalFlush>,
 }
 
 impl<'m> SimMachine<'m> {
-    /// A machine of `cpus` CPUs that have just loaded `root`.
+    /// A machine of `cpus` CPUs that have just loaded `root`. It has global pages, but neither PCIDs nor `INVPCID`.
     #[must_use]
     pub fn new(
         memory: &'m SimMemory,
@@ -38,48 +57,105 @@ impl<'m> SimMachine<'m> {
         root: PhysAddr,
         cpus: usize,
     ) -> Self {
-        let tlbs = (0..cpus).map(|_| HostileTlb::default()).collect();
+        let cpu = |_| SimTlb {
+            tlb: HostileTlb::default(),
+            root,
+            context: 0,
+            uses: Use::Everything,
+            performed: Vec::new(),
+        };
         let machine = Self {
             memory,
             frames,
             mode,
             limits,
+            features: TlbFeatures::plain(mode).with_global_pages(),
             root,
-            cpus: Mutex::new(tlbs),
+            cpus: Mutex::new((0..cpus).map(cpu).collect()),
         };
-        machine.load_root();
+        machine.read_roots();
         machine
     }
 
-    /// Lets CPU `cpu` access `address`, and returns every translation that it might use for it, the tables' own included. An empty
-    /// list means that the access faults for certain.
+    /// The same machine with other features.
+    ///
+    /// # Panics
+    ///
+    /// When they are those of another mode.
+    #[must_use]
+    pub fn with_features(self, features: TlbFeatures) -> Self {
+        assert_eq!(features.mode, self.mode, "features of another mode");
+        Self { features, ..self }
+    }
+
+    /// What its TLBs have.
+    #[must_use]
+    pub const fn features(&self) -> TlbFeatures {
+        self.features
+    }
+
+    pub(crate) const fn mode(&self) -> PagingMode {
+        self.mode
+    }
+
+    pub(crate) const fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    pub(crate) const fn memory(&self) -> &'m SimMemory {
+        self.memory
+    }
+
+    pub(crate) const fn frames(&self) -> &'m SimFrames<'m> {
+        self.frames
+    }
+
+    /// Lets CPU `cpu` access `address`, and returns all that might come of it: every translation that it might use, the tables' own
+    /// included, and whether it might find none. Without any, the access faults for certain.
     ///
     /// The CPU sets accessed and dirty bits in the tables, and keeps all it has seen.
     ///
     /// # Errors
     ///
     /// [`Violation`] when one of them, of this or any other CPU, reaches a frame that has been released since.
+    ///
+    /// # Panics
+    ///
+    /// When the CPU does not use [everything](Use::Everything).
     pub fn access(
         &self,
         cpu: usize,
         address: VirtAddr,
         intent: Intent,
         controls: Controls,
-    ) -> Result<Vec<Possible>, Violation> {
-        if let Ok(page) = self.walker().walk(address).access(intent, controls) {
-            self.mark(address, page, intent.operation == Operation::Write);
-        }
-        {
+    ) -> Result<Seen, Violation> {
+        let may_fault = {
             let mut cpus = self.cpus();
-            self.fill(&mut cpus[cpu], address);
-        }
+            let this = &mut cpus[cpu];
+            assert_eq!(
+                this.uses,
+                Use::Everything,
+                "CPU {cpu} may not access {address} now"
+            );
+            let root = Walker::new(self.mode, this.root, self.memory).with_limits(self.limits);
+            let allowed = root.walk(address).access(intent, controls).is_ok();
+            let purpose = match intent.operation {
+                Operation::Write if allowed => Purpose::Write,
+                _ => Purpose::Look,
+            };
+            self.fill(this, address, purpose)
+        };
         self.check()?;
         let cpus = self.cpus();
-        let covers = |page: &&Possible| page.virt.contains(address);
-        Ok(cpus[cpu].pages.iter().filter(covers).copied().collect())
+        let this = &cpus[cpu];
+        let covers = |page: &&Possible| page.virt.contains(address) && page.usable_in(this.context);
+        Ok(Seen {
+            pages: this.tlb.pages.iter().filter(covers).copied().collect(),
+            may_fault,
+        })
     }
 
-    /// Lets every CPU take in everything that `range` maps now, as a speculating CPU may at any time.
+    /// Lets every CPU take in everything that its tables map in `range` now, as a speculating CPU may at any time.
     ///
     /// # Errors
     ///
@@ -87,15 +163,16 @@ impl<'m> SimMachine<'m> {
     pub fn speculate(&self, range: VirtRange) -> Result<(), Violation> {
         {
             let mut cpus = self.cpus();
-            for run in self.walker().runs(range).flatten() {
-                let mut at = run.virt.start();
-                loop {
-                    for tlb in cpus.iter_mut() {
-                        self.fill(tlb, at);
-                    }
-                    match at.checked_add(run.page.bytes()) {
-                        Ok(next) if next <= run.virt.last() => at = next,
-                        _ => break,
+            for cpu in cpus.iter_mut().filter(|cpu| cpu.uses != Use::Nothing) {
+                let walker = Walker::new(self.mode, cpu.root, self.memory).with_limits(self.limits);
+                for run in walker.runs(range).flatten() {
+                    let mut at = run.virt.start();
+                    loop {
+                        self.fill(cpu, at, Purpose::Look);
+                        match at.checked_add(run.page.bytes()) {
+                            Ok(next) if next <= run.virt.last() => at = next,
+                            _ => break,
+                        }
                     }
                 }
             }
@@ -103,14 +180,17 @@ impl<'m> SimMachine<'m> {
         self.check()
     }
 
-    /// Looks for a CPU that could still reach a frame which has been released since.
+    /// Looks for a CPU that could still reach a frame which has been released since, in whatever way it [uses](Use) what it has.
     ///
     /// # Errors
     ///
     /// The first such [`Violation`].
     pub fn check(&self) -> Result<(), Violation> {
-        for (cpu, tlb) in self.cpus().iter().enumerate() {
-            for page in &tlb.pages {
+        for (cpu, this) in self.cpus().iter().enumerate() {
+            let pages = this.tlb.pages.iter();
+            let usable =
+                pages.filter(|page| this.uses == Use::Everything && page.usable_in(this.context));
+            for page in usable {
                 let frame = page.phys.pfn();
                 if self.frames.releases(frame) != page.releases {
                     return Err(Violation {
@@ -121,7 +201,10 @@ impl<'m> SimMachine<'m> {
                     });
                 }
             }
-            for entry in &tlb.tables {
+            let tables = this.tlb.tables.iter();
+            let usable =
+                tables.filter(|table| this.uses != Use::Nothing && table.context == this.context);
+            for entry in usable {
                 let frame = entry.table.pfn();
                 if self.frames.releases(frame) != entry.releases {
                     let table = Some(entry.level);
@@ -142,200 +225,125 @@ impl<'m> SimMachine<'m> {
     pub fn kept(&self) -> (usize, usize) {
         let cpus = self.cpus();
         (
-            cpus.iter().map(|tlb| tlb.pages.len()).sum(),
-            cpus.iter().map(|tlb| tlb.tables.len()).sum(),
+            cpus.iter().map(|cpu| cpu.tlb.pages.len()).sum(),
+            cpus.iter().map(|cpu| cpu.tlb.tables.len()).sum(),
         )
     }
 
-    /// A walker over the tables as they are in memory.
+    /// Whether a CPU may use a translation of `address` that allows writing.
+    #[must_use]
+    pub fn may_write(&self, cpu: usize, address: VirtAddr) -> bool {
+        let cpus = self.cpus();
+        let this = &cpus[cpu];
+        let mut pages = this.tlb.pages.iter();
+        pages.any(|page| {
+            page.virt.contains(address) && page.usable_in(this.context) && page.attributes.write
+        })
+    }
+
+    /// Says what a CPU does with the translations it can get from now on.
+    pub fn set_use(&self, cpu: usize, uses: Use) {
+        self.cpus()[cpu].uses = uses;
+    }
+
+    /// What a CPU does with the translations it can get.
+    #[must_use]
+    pub fn uses(&self, cpu: usize) -> Use {
+        self.cpus()[cpu].uses
+    }
+
+    /// Has a CPU execute an invalidation, and forget what the manual says it does, and not one entry more.
+    ///
+    /// # Panics
+    ///
+    /// When the machine does not have the instruction.
+    pub fn perform(&self, cpu: usize, flush: LocalFlush) {
+        let features = self.features;
+        let mut cpus = self.cpus();
+        let this = &mut cpus[cpu];
+        this.performed.push(flush);
+        match flush {
+            LocalFlush::Page(address) => {
+                let granule = self.granule(this, address);
+                this.tlb.forget_page(address, granule, this.context);
+            }
+            LocalFlush::LoadRoot => {
+                this.tlb.forget_context(this.context);
+                self.read_root(this);
+            }
+            LocalFlush::ToggleGlobal => {
+                assert!(features.global_pages, "CPU {cpu}: CR4 has no PGE");
+                this.tlb.forget_everything();
+            }
+            LocalFlush::EveryContext => {
+                assert!(features.invpcid, "CPU {cpu}: there is no INVPCID");
+                this.tlb.forget_all_but_global();
+            }
+            LocalFlush::Everything => {
+                assert!(features.invpcid, "CPU {cpu}: there is no INVPCID");
+                this.tlb.forget_everything();
+            }
+        }
+    }
+
+    /// What a CPU was told to invalidate since this was last asked.
+    #[must_use]
+    pub fn performed(&self, cpu: usize) -> Vec<LocalFlush> {
+        std::mem::take(&mut self.cpus()[cpu].performed)
+    }
+
+    /// Has a CPU load a root, under a PCID if the machine has them. With `keep`, what it holds under that PCID stays.
+    ///
+    /// # Panics
+    ///
+    /// When the machine has no PCIDs and one is asked for.
+    pub fn load_root(&self, cpu: usize, root: PhysAddr, context: u16, keep: bool) {
+        assert!(
+            self.features.contexts || (context == 0 && !keep),
+            "CPU {cpu}: CR4.PCIDE is clear"
+        );
+        let mut cpus = self.cpus();
+        let this = &mut cpus[cpu];
+        this.root = root;
+        this.context = context;
+        if !keep {
+            this.tlb.forget_context(context);
+        }
+        self.read_root(this);
+    }
+
+    /// The same number for the same state of all TLBs.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.cpus().iter().fold(0, |digest: u64, cpu| {
+            let own = cpu.tlb.digest() ^ u64::from(cpu.context) << 8 ^ cpu.uses as u64;
+            digest.wrapping_mul(0x0100_0000_01b3).wrapping_add(own)
+        })
+    }
+
+    /// A walker over the first root's tables as they are in memory.
     #[must_use]
     pub fn walker(&self) -> Walker<'m, SimMemory> {
         Walker::new(self.mode, self.root, self.memory).with_limits(self.limits)
     }
 
-    fn cpus(&self) -> MutexGuard<'_, Vec<HostileTlb>> {
+    fn cpus(&self) -> MutexGuard<'_, Vec<SimTlb>> {
         self.cpus.lock().expect("lock")
     }
 
-    /// Has every CPU load the root again, which in PAE reads its four entries.
-    fn load_root(&self) {
-        if !caches_root(self.mode) {
-            return;
-        }
-        let read = |index: u64| {
-            let entry = PhysAddr::new(self.root.as_u64() + 8 * index);
-            self.memory.read_u64(entry).expect("the root exists")
-        };
-        let entries = [0, 1, 2, 3].map(read);
-        for tlb in self.cpus().iter_mut() {
-            tlb.root = entries;
+    fn read_roots(&self) {
+        for cpu in self.cpus().iter_mut() {
+            self.read_root(cpu);
         }
     }
 
-    /// Takes in all that walks to `address` can find, from the root and from each upper-level entry kept.
-    fn fill(&self, tlb: &mut HostileTlb, address: VirtAddr) {
-        if !self.mode.contains(address) {
-            return;
-        }
-        let top = self.mode.levels();
-        let everywhere = Start {
-            level: top,
-            table: self.root,
-            write: true,
-            user: true,
-            execute: true,
-        };
-        let mut starts = vec![everywhere];
-        let kept = tlb
-            .tables
-            .iter()
-            .filter(|entry| entry.virt.contains(address));
-        starts.extend(kept.map(|entry| Start {
-            level: entry.level,
-            table: entry.table,
-            write: entry.write,
-            user: entry.user,
-            execute: entry.execute,
-        }));
-        for start in starts {
-            self.walk_from(tlb, start, address);
-        }
-    }
-
-    fn walk_from(&self, tlb: &mut HostileTlb, start: Start, address: VirtAddr) {
-        let mut at = start;
-        loop {
-            let index = self.mode.index(address, at.level);
-            let raw = if caches_root(self.mode) && at.level == self.mode.levels() {
-                Some(tlb.root[index as usize])
-            } else {
-                self.read(PhysAddr::new(
-                    at.table.as_u64() + index * self.mode.entry_bytes(),
-                ))
-            };
-            let Some(raw) = raw else { return };
-            let span = self.span(address, at.level);
-            match self.meaning(at, raw) {
-                Meaning::Nothing => return,
-                Meaning::Page {
-                    phys,
-                    page,
-                    attributes,
-                } => {
-                    let releases = self.frames.releases(phys.pfn());
-                    tlb.keep_page(Possible {
-                        virt: span,
-                        phys,
-                        page,
-                        attributes,
-                        releases,
-                    });
-                    return;
-                }
-                Meaning::Table(next) => {
-                    tlb.keep_table(CachedTable {
-                        virt: span,
-                        level: next.level,
-                        table: next.table,
-                        write: next.write,
-                        user: next.user,
-                        execute: next.execute,
-                        releases: self.frames.releases(next.table.pfn()),
-                    });
-                    at = next;
-                }
-            }
-        }
-    }
-
-    /// Reads one entry as the architecture's tables say, independently of the code under test.
-    fn meaning(&self, at: Start, raw: u64) -> Meaning {
-        if raw & PRESENT == 0 {
-            return Meaning::Nothing;
-        }
-        let two_level = self.mode == PagingMode::TwoLevel;
-        let pae_root = caches_root(self.mode) && at.level == 3;
-        let no_execute = !two_level && self.limits.no_execute() && !pae_root && raw >> 63 != 0;
-        let write = at.write && (pae_root || raw & 2 != 0);
-        let user = at.user && (pae_root || raw & 4 != 0);
-        let execute = at.execute && !no_execute;
-        let large = raw & 0x80 != 0 && !pae_root && matches!(at.level, 2 | 3);
-        let address = if two_level {
-            raw & 0xffff_f000
-        } else {
-            raw & 0xf_ffff_ffff_f000
-        };
-        if at.level > 1 && !large {
-            let table = PhysAddr::new(address);
-            return Meaning::Table(Start {
-                level: at.level - 1,
-                table,
-                write,
-                user,
-                execute,
+    /// Has a CPU read PAE's four root entries.
+    fn read_root(&self, cpu: &mut SimTlb) {
+        if caches_root(self.mode) {
+            cpu.tlb.root = [0, 1, 2, 3].map(|index| {
+                let entry = PhysAddr::new(cpu.root.as_u64() + 8 * index);
+                self.memory.read_u64(entry).expect("the root exists")
             });
-        }
-        let Some(page) = self.mode.leaf_size(at.level) else {
-            return Meaning::Nothing;
-        };
-        let mut start = address & !(page.bytes() - 1);
-        if two_level && large {
-            start |= (raw >> 13 & 0xff) << 32;
-        }
-        let pat = if large { raw >> 12 & 1 } else { raw >> 7 & 1 };
-        let index = (raw >> 3 & 3) as u8 | (pat as u8) << 2;
-        Meaning::Page {
-            phys: PhysAddr::new(start),
-            page,
-            attributes: kspace_paging::Attributes {
-                write,
-                user,
-                execute,
-                global: raw & 0x100 != 0,
-                cache: self.limits.pat().cache(index),
-                // The TLB's own history does not matter here: one kept translation per meaning.
-                accessed: true,
-                dirty: false,
-            },
-        }
-    }
-
-    /// The addresses that one entry at `level` translates, around `address`.
-    fn span(&self, address: VirtAddr, level: u8) -> VirtRange {
-        let size = 1 << self.mode.level_shift(level);
-        VirtRange::new(address.align_down(size), size)
-    }
-
-    fn read(&self, entry: PhysAddr) -> Option<u64> {
-        match Format::of(self.mode) {
-            Format::TwoLevel => self.memory.read_u32(entry).map(u64::from),
-            Format::Pae | Format::Long => self.memory.read_u64(entry),
-        }
-    }
-
-    /// Sets accessed on the way to a page, and dirty in its leaf, as the CPU does: locked, and only while present.
-    fn mark(&self, address: VirtAddr, page: Page, write: bool) {
-        let walk = self.walker().walk(address);
-        let leaf = walk.steps().len() - 1;
-        for (index, step) in walk.steps().iter().enumerate() {
-            if caches_root(self.mode) && step.level == 3 {
-                continue;
-            }
-            let dirty = write && index == leaf && page.attributes.write;
-            let bits = ACCESSED | if dirty { DIRTY } else { 0 };
-            match Format::of(self.mode) {
-                Format::TwoLevel => self.set_bits::<u32>(step.entry, step.raw, bits),
-                Format::Pae | Format::Long => self.set_bits::<u64>(step.entry, step.raw, bits),
-            }
-        }
-    }
-
-    /// Gives up when the entry has changed: the CPU would walk again.
-    fn set_bits<E: RawEntry>(&self, entry: PhysAddr, raw: u64, bits: u64) {
-        if raw & bits != bits
-            && let Some(slots) = self.memory.entries::<E>(entry, 1)
-        {
-            let _ = E::compare_exchange(&slots[0], raw, raw | bits);
         }
     }
 
@@ -348,7 +356,8 @@ impl<'m> SimMachine<'m> {
         let intent = Intent::kernel(Operation::Read);
         let possible = self
             .access(cpu, address, intent, Controls::NONE)
-            .map_err(|violation| violation.to_string())?;
+            .map_err(|violation| violation.to_string())?
+            .pages;
         if possible.is_empty() {
             return Err(format!("CPU {cpu} cannot read {address}"));
         }
@@ -374,35 +383,16 @@ impl<'m> SimMachine<'m> {
     }
 }
 
+/// All CPUs at once, and no more than is named: what a flush must achieve, however it does it.
 impl Tlb for SimMachine<'_> {
     fn invalidate(&self, invalidation: &Invalidation) {
-        for tlb in self.cpus().iter_mut() {
-            tlb.invalidate(invalidation);
+        for cpu in self.cpus().iter_mut() {
+            cpu.tlb.invalidate(invalidation);
         }
         if matches!(invalidation, Invalidation::Everything)
             || matches!(invalidation, Invalidation::Range(stale) if stale.root)
         {
-            self.load_root();
+            self.read_roots();
         }
     }
-}
-
-/// Where a walk begins, with the rights of the levels above.
-#[derive(Clone, Copy)]
-struct Start {
-    level: u8,
-    table: PhysAddr,
-    write: bool,
-    user: bool,
-    execute: bool,
-}
-
-enum Meaning {
-    Nothing,
-    Table(Start),
-    Page {
-        phys: PhysAddr,
-        page: kspace_layout::PageSize,
-        attributes: kspace_paging::Attributes,
-    },
 }
