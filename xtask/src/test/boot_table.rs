@@ -5,6 +5,7 @@
 //! expected addresses are Linux's own (Documentation/arch/x86/x86_64/mm.rst), not this project's constants.
 
 use super::hostile_boots::{MEMORY_MAPS, START_INFOS};
+use super::many_cpus::MANY_CPUS;
 use super::start_info::Alteration;
 
 /// How a boot must end.
@@ -58,8 +59,15 @@ impl BootCase {
 }
 
 /// The boots.
-pub(crate) const BOOTS: &[&[BootCase]] =
-    &[MACHINES, WORDS, FAULTS, POOR_CPUS, START_INFOS, MEMORY_MAPS];
+pub(crate) const BOOTS: &[&[BootCase]] = &[
+    MACHINES,
+    WORDS,
+    FAULTS,
+    MANY_CPUS,
+    POOR_CPUS,
+    START_INFOS,
+    MEMORY_MAPS,
+];
 
 const FOUR_LEVEL: &[&str] = &["la57"];
 
@@ -137,27 +145,6 @@ const MACHINES: &[BootCase] = &[
         without: &["pdpe1gb"],
         says: &["[mem 0x0000000100000000-0x00000001bfffffff] page 2M"],
         never: &["Using GB pages", "page 1G", "panicked"],
-        ..BootCase::USUAL
-    },
-    BootCase {
-        name: "a second CPU",
-        cpus: 2,
-        says: &[
-            "smp: 2 of 2 CPUs online",
-            "timer: every CPU took its interrupt",
-        ],
-        ..BootCase::USUAL
-    },
-    BootCase {
-        name: "sixteen CPUs, 4-level",
-        cpus: 16,
-        append: "no5lvl",
-        says: &[
-            "apic: xAPIC",
-            "smp: 16 of 16 CPUs online",
-            "timer: every CPU took its interrupt",
-            "verify: ",
-        ],
         ..BootCase::USUAL
     },
     BootCase {

@@ -4,6 +4,7 @@ mod boot_table;
 mod boots;
 mod hostile_boots;
 mod machinery;
+mod many_cpus;
 mod report;
 mod start_info;
 mod steps;

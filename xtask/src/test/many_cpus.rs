@@ -1,0 +1,102 @@
+//! Boots with several CPUs: all come up, all are stopped when one ends badly, and all forget what one unmaps.
+
+use super::boot_table::{BootCase, Ending};
+
+/// The boots.
+pub(super) const MANY_CPUS: &[BootCase] = &[
+    BootCase {
+        name: "a second CPU",
+        cpus: 2,
+        says: &[
+            "smp: 2 of 2 CPUs online",
+            "timer: every CPU took its interrupt",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "sixteen CPUs, 4-level",
+        cpus: 16,
+        append: "no5lvl",
+        says: &[
+            "apic: xAPIC",
+            "smp: 16 of 16 CPUs online",
+            "timer: every CPU took its interrupt",
+            "verify: ",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "a shootdown stress on two CPUs",
+        cpus: 2,
+        append: "stress=400",
+        says: &[
+            "stress: 400 rounds on each of 2 CPUs: ",
+            " numbers read, 0 wrong, 0 edits refused",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "a shootdown stress on eight CPUs",
+        cpus: 8,
+        append: "no5lvl stress=60",
+        says: &[
+            "stress: 60 rounds on each of 8 CPUs: ",
+            " 0 frames lost",
+            "verify: ",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "a long shootdown stress on eight CPUs",
+        cpus: 8,
+        append: "stress=1000",
+        says: &["stress: 1000 rounds on each of 8 CPUs: "],
+        slow: true,
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "a fault stops every CPU",
+        cpus: 4,
+        append: "nokaslr provoke=null",
+        ends: Ending::Failure,
+        says: &[
+            "fault: read of 0000000000000000: not mapped, null pointer",
+            "  by the instruction at ffffffff81",
+            "CPU 1: stopped at ffffffff81",
+            "CPU 2: stopped at ffffffff81",
+            "CPU 3: stopped at ffffffff81",
+            "kspace: stopped by a fault",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "a panic shows every CPU's stack",
+        cpus: 3,
+        append: "nokaslr provoke=panic",
+        ends: Ending::Failure,
+        says: &[
+            "kernel panic: provoked (",
+            "kernel text, ",
+            "CPU 1: stopped at ",
+            "CPU 2: stopped at ",
+        ],
+        never: &[],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "SMAP closes a user page",
+        append: "nokaslr provoke=user-access",
+        ends: Ending::Failure,
+        says: &["fault: read of 0000000000400000: user page, closed to the kernel by SMAP"],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "SMEP keeps the kernel out of a user page",
+        append: "nokaslr provoke=user-execute",
+        ends: Ending::Failure,
+        says: &[
+            "fault: execution of 0000000000400000: user page, which the kernel may not execute (SMEP)",
+        ],
+        ..BootCase::USUAL
+    },
+];
