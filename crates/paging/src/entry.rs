@@ -175,14 +175,17 @@ impl Format {
         }
     }
 
-    /// The widest physical address, exclusive, that a leaf at `level` can hold on this machine.
+    /// The widest physical address, exclusive, that a leaf at `level` can hold on this machine. An encryption bit is no part of
+    /// an address, and so no address can reach it.
     #[inline]
     pub(crate) const fn page_limit(self, level: u8, limits: Limits) -> u64 {
-        match (self, level) {
-            (Self::TwoLevel, 1) => 1 << 32,
-            (Self::TwoLevel, _) => 1 << least(PSE36_BITS, limits.phys_bits()),
-            (Self::Pae | Self::Long, _) => 1 << limits.phys_bits(),
-        }
+        let bits = match (self, level) {
+            (Self::TwoLevel, 1) => 32,
+            (Self::TwoLevel, _) => PSE36_BITS,
+            (Self::Pae | Self::Long, _) => limits.phys_bits(),
+        };
+        let bits = least(bits, limits.phys_bits());
+        1 << least(bits, limits.encryption_mask().trailing_zeros())
     }
 
     /// The widest physical address, exclusive, that a table of this format can have.
@@ -310,7 +313,8 @@ impl Format {
         }
     }
 
-    /// The bits of a leaf at `level` that neither name its page nor say what protection it has: what `protect` keeps.
+    /// The bits of a leaf at `level` that do not say what protection it has, and that `protect` keeps: its address, encrypted or
+    /// not, and what software and protection keys use.
     #[inline]
     pub(crate) fn kept_by_protect(self, level: u8) -> u64 {
         let mut decided =
@@ -358,6 +362,13 @@ pub(crate) struct Rights {
 }
 
 impl Rights {
+    /// Whether an entry above with these rights would deny what `protection` asks for.
+    pub(crate) fn deny(self, protection: Protection) -> bool {
+        (protection.user && !self.user)
+            || (protection.access == Access::ReadWrite && !self.write)
+            || (protection.access == Access::ReadExecute && !self.execute)
+    }
+
     /// What a walk begins with.
     pub(crate) const ALL: Self = Self {
         write: true,

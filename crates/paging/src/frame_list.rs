@@ -5,8 +5,11 @@
 //! ```text
 //!   entry   0      1      2            13
 //!   bits    11..9  11..9  11..9        11..9
-//!   pfn     2..0   5..3   8..6   ...   41..39     (all ones: the end of the list)
+//!   link    2..0   5..3   8..6   ...   41..39
 //! ```
+//!
+//! Bits 0 to 39 of the link are the next frame's number, and bit 40 says that its entries have four bytes, not eight: a list
+//! may hold tables of different modes. All ones is the end of the list.
 //!
 //! Why so: a CPU may still walk a table that was just taken out, through a paging-structure cache, until the flush. It must then
 //! find every entry as it was. Bits 9 to 11 are ignored in every entry, present or not, of every format (Intel SDM vol. 3,
@@ -15,14 +18,16 @@
 use kspace_layout::{Pfn, PhysAddr};
 
 use crate::entry::SOFTWARE_SHIFT;
-use crate::{EntryFormat, Format, FrameSource, PhysMemory, RawEntry};
+use crate::{EntryFormat, FrameSource, PhysMemory, RawEntry};
 
 /// Entries that hold a link.
 const LINK_ENTRIES: usize = 14;
 /// Bits of the link in each.
 const LINK_BITS: u32 = 3;
 const LINK_MASK: u64 = (1 << LINK_BITS) - 1;
-/// Past the largest frame number (2^40 - 1): no next frame.
+/// Set in a link to a frame of 4-byte entries; frame numbers have 40 bits.
+const NARROW: u64 = 1 << 40;
+/// No next frame.
 const END: u64 = (1 << (LINK_ENTRIES as u32 * LINK_BITS)) - 1;
 
 /// A list of frames, none of which any page table refers to.
@@ -36,10 +41,32 @@ pub(crate) struct FrameList {
 
 #[derive(Clone, Copy, Debug)]
 struct Ends {
-    first: PhysAddr,
-    last: PhysAddr,
-    /// The frames hold entries of this format, which says how wide they are.
-    format: Format,
+    first: Member,
+    last: Member,
+}
+
+/// A frame in a list.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    frame: PhysAddr,
+    /// Its entries have four bytes, not eight.
+    narrow: bool,
+}
+
+impl Member {
+    const fn link(self) -> u64 {
+        let pfn = self.frame.pfn().as_u64();
+        if self.narrow { pfn | NARROW } else { pfn }
+    }
+
+    /// The member that a link leads to; `None` at the end.
+    fn at(link: u64) -> Option<Self> {
+        let pfn = Pfn::try_new(link & !NARROW).ok()?;
+        Some(Self {
+            frame: pfn.start(),
+            narrow: link & NARROW != 0,
+        })
+    }
 }
 
 impl FrameList {
@@ -59,16 +86,16 @@ impl FrameList {
         frame: PhysAddr,
         memory: &impl PhysMemory,
     ) -> bool {
-        let next = self.ends.map_or(END, |ends| ends.first.pfn().as_u64());
-        if !write_link(F::FORMAT, frame, next, memory) {
+        let new = Member {
+            frame,
+            narrow: F::FORMAT.entry_bytes() == 4,
+        };
+        let next = self.ends.map_or(END, |ends| ends.first.link());
+        if !write_link(new, next, memory) {
             return false;
         }
-        let last = self.ends.map_or(frame, |ends| ends.last);
-        self.ends = Some(Ends {
-            first: frame,
-            last,
-            format: F::FORMAT,
-        });
+        let last = self.ends.map_or(new, |ends| ends.last);
+        self.ends = Some(Ends { first: new, last });
         self.count += 1;
         true
     }
@@ -76,26 +103,20 @@ impl FrameList {
     /// Takes the first frame out, with its link bits clear again.
     pub(crate) fn pop(&mut self, memory: &impl PhysMemory) -> Option<PhysAddr> {
         let ends = self.ends?;
-        let next = read_link(ends.format, ends.first, memory)?;
-        write_link(ends.format, ends.first, 0, memory);
+        let next = read_link(ends.first, memory)?;
+        write_link(ends.first, 0, memory);
         self.count -= 1;
-        self.ends = match Pfn::try_new(next) {
-            Ok(next) if self.count > 0 => Some(Ends {
-                first: next.start(),
-                ..ends
-            }),
-            _ => None,
-        };
-        Some(ends.first)
+        self.ends = Member::at(next).map(|first| Ends { first, ..ends });
+        Some(ends.first.frame)
     }
 
-    /// Adds all frames of `other`. Both must hold frames of one format.
+    /// Adds all frames of `other`, behind those of this one.
     pub(crate) fn append(&mut self, other: Self, memory: &impl PhysMemory) {
         let Some(theirs) = other.ends else { return };
         match &mut self.ends {
             None => *self = other,
             Some(ours) => {
-                write_link(ours.format, ours.last, theirs.first.pfn().as_u64(), memory);
+                write_link(ours.last, theirs.first.link(), memory);
                 ours.last = theirs.last;
                 self.count += other.count;
             }
@@ -110,17 +131,19 @@ impl FrameList {
     }
 }
 
-fn write_link(format: Format, frame: PhysAddr, link: u64, memory: &impl PhysMemory) -> bool {
-    match format {
-        Format::TwoLevel => write_link_as::<u32>(frame, link, memory),
-        Format::Pae | Format::Long => write_link_as::<u64>(frame, link, memory),
+fn write_link(member: Member, link: u64, memory: &impl PhysMemory) -> bool {
+    if member.narrow {
+        write_link_as::<u32>(member.frame, link, memory)
+    } else {
+        write_link_as::<u64>(member.frame, link, memory)
     }
 }
 
-fn read_link(format: Format, frame: PhysAddr, memory: &impl PhysMemory) -> Option<u64> {
-    match format {
-        Format::TwoLevel => read_link_as::<u32>(frame, memory),
-        Format::Pae | Format::Long => read_link_as::<u64>(frame, memory),
+fn read_link(member: Member, memory: &impl PhysMemory) -> Option<u64> {
+    if member.narrow {
+        read_link_as::<u32>(member.frame, memory)
+    } else {
+        read_link_as::<u64>(member.frame, memory)
     }
 }
 

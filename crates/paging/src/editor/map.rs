@@ -4,8 +4,8 @@ use core::slice::from_ref;
 
 use kspace_layout::{PageSize, PhysAddr, VirtRange};
 
-use crate::entry::{PRESENT, Rights};
-use crate::{Access, EntryFormat, Flush, Format, FrameSource, PhysMemory, Protection, RawEntry};
+use crate::entry::PRESENT;
+use crate::{EntryFormat, Flush, Format, FrameSource, PhysMemory, Protection, RawEntry};
 
 use super::known::Known;
 use super::reserve::Reserve;
@@ -49,13 +49,6 @@ impl Plan {
             F::Raw::store(slot, F::FORMAT.leaf_address(level, phys) | bits);
             phys += size;
         }
-    }
-
-    /// Whether an entry with these rights would deny what the pages should allow.
-    fn denied_by(&self, rights: Rights) -> bool {
-        (self.protection.user && !rights.user)
-            || (self.protection.access == Access::ReadWrite && !rights.write)
-            || (self.protection.access == Access::ReadExecute && !rights.execute)
     }
 }
 
@@ -183,7 +176,8 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
             return Ok(1 + self.survey_map(plan, level - 1, None, piece.span)?);
         }
         self.refuse_leaf(level, raw, piece.span)?;
-        if plan.denied_by(F::FORMAT.rights(level, raw, self.limits)) {
+        let rights = F::FORMAT.rights(level, raw, self.limits);
+        if rights.deny(plan.protection) {
             return Err(Reason::Restricted { page, level, raw });
         }
         // A table that is known to be empty need not be read: it is as good as a new one.

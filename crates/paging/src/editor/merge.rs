@@ -2,7 +2,7 @@
 
 use kspace_layout::{PageSize, PhysAddr, VirtRange};
 
-use crate::entry::{ACCESSED, DIRTY, GLOBAL, PRESENT, WRITE};
+use crate::entry::{ACCESSED, DIRTY, GLOBAL, PRESENT, Rights, WRITE};
 use crate::flush::Stale;
 use crate::frame_list::FrameList;
 use crate::{EntryFormat, Flush, FrameSource, PhysMemory, RawEntry};
@@ -71,6 +71,10 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
             {
                 continue;
             }
+            // The leaf would not know what this entry, made by somebody else, denies to all of the table.
+            if F::FORMAT.rights(level, raw, self.limits) != Rights::ALL {
+                continue;
+            }
             if let Some(leaf) = self.merged_leaf(below, level) {
                 // A plain store: this entry's span is held, and an accessed bit that the CPU sets meanwhile the leaf has as well.
                 F::Raw::store(slot, leaf);
@@ -95,13 +99,14 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
         {
             return None;
         }
-        let step = 1 << F::FORMAT.shift(level - 1);
+        let step: u64 = 1 << F::FORMAT.shift(level - 1);
         let mut expected = first & !history;
         for slot in slots {
             if F::Raw::load(slot) & !history != expected {
                 return None;
             }
-            expected += step;
+            // Wraps only behind the last page of all, where it is not used any more.
+            expected = expected.wrapping_add(step);
         }
         let dirty = if first & WRITE != 0 { DIRTY } else { 0 };
         Some(F::FORMAT.larger_leaf(level, first & !history) | ACCESSED | dirty)

@@ -2,8 +2,8 @@
 
 use kspace_layout::{PageSize, PagingMode, VirtRange};
 
-use crate::entry::{ACCESSED, DIRTY, PRESENT, Rights, WRITE};
-use crate::{Access, EntryFormat, Flush, Format, FrameSource, PhysMemory, Protection, RawEntry};
+use crate::entry::{ACCESSED, DIRTY, PRESENT, WRITE};
+use crate::{EntryFormat, Flush, FrameSource, PhysMemory, Protection, RawEntry};
 
 use super::known::Known;
 use super::span::Span;
@@ -15,10 +15,9 @@ use super::{Edit, EditError, Editor, Slot};
 #[derive(Clone, Copy)]
 pub(super) struct Target {
     pub(super) protection: Protection,
-    format: Format,
     /// The bits of leaves, by level - 1.
     bits: [u64; 3],
-    /// The bits of leaves that stay as they are, by level - 1: the address, and what software keeps there.
+    /// The bits of leaves that stay as they are, by level - 1: the address, encrypted or not, and what software keeps there.
     kept: [u64; 3],
 }
 
@@ -42,14 +41,6 @@ impl Target {
         self.applied_to(level, raw) & !history == raw & !history
             && (raw & WRITE != 0 || raw & DIRTY == 0)
     }
-
-    /// Whether an entry above with these rights would deny what the pages should allow.
-    pub(super) fn is_denied_by(&self, rights: Rights) -> bool {
-        let no_execute_bit = self.format != Format::TwoLevel;
-        (self.protection.user && !rights.user)
-            || (self.protection.access == Access::ReadWrite && !rights.write)
-            || (self.protection.access == Access::ReadExecute && no_execute_bit && !rights.execute)
-    }
 }
 
 pub(super) fn protect<F: EntryFormat, M: PhysMemory, S: FrameSource>(
@@ -66,8 +57,10 @@ pub(super) fn protect<F: EntryFormat, M: PhysMemory, S: FrameSource>(
     let levels = [1, 2, 3];
     let target = Target {
         protection,
-        format: F::FORMAT,
-        bits: levels.map(|level| F::FORMAT.leaf_bits(level, protection, limits)),
+        // Whether a page is encrypted is not for a protection to say.
+        bits: levels.map(|level| {
+            F::FORMAT.leaf_bits(level, protection, limits) & !limits.encryption_mask()
+        }),
         kept: levels.map(|level| F::FORMAT.kept_by_protect(level)),
     };
     let (top, span) = (editor.mode.levels(), Span::of(range));

@@ -49,7 +49,8 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
             let mut part = F::FORMAT.smaller_leaf(level, raw);
             for slot in self.reached(new, level - 1) {
                 F::Raw::store(slot, part);
-                part += 1 << F::FORMAT.shift(level - 1);
+                // Wraps only behind the last page of all, where it is not used any more.
+                part = part.wrapping_add(1 << F::FORMAT.shift(level - 1));
             }
             // Fails when the CPU has set an accessed or dirty bit since: then the parts must have it too.
             if F::Raw::compare_exchange(slot, raw, entry).is_ok() {

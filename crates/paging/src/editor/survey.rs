@@ -137,7 +137,7 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
             let rights = F::FORMAT.rights(level, raw, self.limits);
             if rules
                 .target
-                .is_some_and(|target| target.is_denied_by(rights))
+                .is_some_and(|target| rights.deny(target.protection))
             {
                 return Err(Reason::Restricted { page, level, raw });
             }
