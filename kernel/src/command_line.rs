@@ -22,6 +22,8 @@ pub struct CommandLine {
     pub dmesg: bool,
     /// `halt`: stay halted after boot instead of leaving the virtual machine.
     pub halt: bool,
+    /// `measure`: print what flushes cost.
+    pub measure: bool,
     /// `stress=N`: let every CPU map, use, unmap and reuse this many times, and check what it reads.
     pub stress: Option<u64>,
     /// `provoke=NAME`: provoke a fault once booted, to see it explained.
@@ -101,7 +103,7 @@ impl fmt::Display for Rejected<'_> {
         match self {
             Self::Unknown(word) => write!(
                 f,
-                "command line: \"{word}\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt stress= provoke="
+                "command line: \"{word}\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt measure stress= provoke="
             ),
             Self::BadSize(word, error) => {
                 write!(f, "command line: \"{word}\" was not used: {error}")
@@ -157,6 +159,7 @@ impl CommandLine {
             "no5lvl" => self.no5lvl = true,
             "nogbpages" => self.nogbpages = true,
             "dmesg" => self.dmesg = true,
+            "measure" => self.measure = true,
             "halt" => self.halt = true,
             _ => {
                 if let Some(value) = word.strip_prefix("mem=") {
@@ -194,8 +197,9 @@ mod tests {
 
     #[test]
     fn known_words_are_taken_and_spaces_ignored() {
-        let (parsed, messages) =
-            check(b"  nokaslr no5lvl\tnogbpages  mem=64M dmesg halt stress=5 provoke=null ");
+        let (parsed, messages) = check(
+            b"  nokaslr no5lvl\tnogbpages  mem=64M dmesg halt measure stress=5 provoke=null ",
+        );
         assert_eq!(messages, Vec::<String>::new());
         let expected = CommandLine {
             nokaslr: true,
@@ -204,6 +208,7 @@ mod tests {
             mem: Some(64 << 20),
             dmesg: true,
             halt: true,
+            measure: true,
             stress: Some(5),
             provoke: Some(Provocation::Null),
         };
@@ -217,11 +222,11 @@ mod tests {
         assert_eq!(
             messages,
             [
-                "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt stress= provoke=",
+                "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt measure stress= provoke=",
                 "command line: the word at byte 8 is not UTF-8 and was not used",
                 "command line: \"provoke=fire\" was not used; provoke= knows write-text write-rodata write-text-alias \
                  execute-data null non-canonical stack-overflow guard-page vmalloc direct-map-hole hole user-access user-execute panic",
-                "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt stress= provoke=",
+                "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt measure stress= provoke=",
                 "command line: \"stress=-1\" was not used: its value is no decimal number",
             ]
         );

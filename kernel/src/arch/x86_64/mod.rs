@@ -12,6 +12,7 @@ mod explain;
 mod fw_cfg;
 mod idt;
 mod leave;
+mod measure;
 mod memory;
 mod per_cpu;
 mod provoke;

@@ -50,6 +50,8 @@ pub fn wait_for(cpu: &CpuData, microseconds: u64) -> bool {
     let deadline = clock::Deadline::after_microseconds(microseconds);
     while !cpu.is_online() {
         warp::lead();
+        // The lock must be free most of the time, or the other CPU hardly gets it.
+        (0..16).for_each(|_| core::hint::spin_loop());
         if deadline.is_past() {
             return false;
         }

@@ -5,7 +5,7 @@ use crate::address_space::Plan;
 use crate::arch::x86_64::leave::{self, Outcome};
 use crate::arch::x86_64::memory::Window;
 use crate::arch::x86_64::{
-    clock, descriptors, explain, fw_cfg, per_cpu, provoke, smp, startup, stress,
+    clock, descriptors, explain, fw_cfg, measure, per_cpu, provoke, smp, startup, stress,
 };
 use crate::{info, log, report};
 
@@ -71,6 +71,9 @@ fn finish(handoff: &'static Handoff) -> ! {
         provoke::provoke(provocation, handoff);
         info!("kspace: provoked, but nothing faulted");
         leave::leave(Outcome::Failure)
+    }
+    if handoff.command_line.measure {
+        measure::run();
     }
     if let Some(rounds) = handoff.command_line.stress {
         if !stress::run(rounds) {
