@@ -63,7 +63,7 @@ usage: cargo xtask test [--all] [FILTER] [OPTIONS]
 
 const BENCH: &str = "\
   cargo xtask bench                                all tables
-  cargo xtask bench paging                         one of them
+  cargo xtask bench paging                         one of them: paging or cpus
   cargo xtask bench --json                         rows {bench, name, unit, ours, peer, peer_name, ratio}
 
 usage: cargo xtask bench [NAME] [--json] [--peer DIR] [OPTIONS]

@@ -3,26 +3,16 @@
 //! Host benches run in the package `kspace-bench`; this verb adds what only a boot can tell, and prints one table per bench, or
 //! all rows as JSON.
 
+mod boots;
+
 use std::fmt;
 use std::io::Write;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::arguments::{BenchOptions, HostOptions};
+use crate::arguments::BenchOptions;
 use crate::failure::{Failure, Result};
 use crate::host::command::{captured, cargo};
-use crate::host::packages;
-use crate::host::toolchain::{BARE_METAL, Toolchain};
-use crate::kernel::Kernel;
-use crate::qemu::boot::{Exit, boot};
-use crate::qemu::machine::{Accel, Machine, QEMU};
-
-/// How long a counted boot may take.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The bench that the boots' rows belong to.
-const BOOTS: &str = "paging";
 
 /// Measures what `options` name and prints it.
 ///
@@ -33,13 +23,16 @@ pub(crate) fn bench(options: &BenchOptions) -> Result {
     if let Some(peer) = &options.peer {
         let peer = peer.display();
         eprintln!(
-            "kspace: bench: the peers of {BOOTS} are crates, built with it; nothing reads {peer}"
+            "kspace: bench: the peers so far are crates, built with the benches; nothing reads {peer}"
         );
     }
-    let mut rows = host_rows(options)?;
-    if options.name.as_deref().is_none_or(|name| name == BOOTS) {
-        rows.extend(boot_rows(&options.host)?);
-    }
+    let only_boots = options.name.as_deref().is_some_and(boots::has_no_host_part);
+    let mut rows = if only_boots {
+        Vec::new()
+    } else {
+        host_rows(options)?
+    };
+    rows.extend(boots::rows(options.name.as_deref(), &options.host)?);
     let text = if options.json {
         let rows: Vec<Value> = rows.iter().map(Row::to_json).collect();
         format!("{:#}\n", Value::Array(rows))
@@ -211,60 +204,6 @@ fn parse_rows(text: &str) -> Result<Vec<Row>> {
         .collect()
 }
 
-/// The kernel's line that says how far its counter has come when the block stands in the log; here a tick is an instruction.
-const COUNTED: &str = "ticks of the time-stamp counter from entry to the block";
-
-/// Boots whose instructions are counted: the guest's clock advances by one nanosecond per instruction.
-fn boot_rows(options: &HostOptions) -> Result<Vec<Row>> {
-    let install = !options.no_install;
-    let qemu = packages::program(QEMU.0, QEMU.1, install)?;
-    let kernel = Kernel::build(&Toolchain::find(BARE_METAL, options.toolchain, install)?)?;
-    let machines = [
-        ("1 GiB, 4-level", 1024, &["la57"][..]),
-        ("5 GiB, 5-level", 5120, &[]),
-    ];
-    machines
-        .into_iter()
-        .map(|(name, mem_mib, without)| {
-            let machine = Machine {
-                mem_mib,
-                without: without.to_vec(),
-                append: "nokaslr".to_owned(),
-                accel: Accel::TcgCounting,
-                ..Machine::default()
-            };
-            let ended = boot(machine.command(&qemu, kernel.path()), PATIENCE, |_| {})?;
-            if ended.exit != Exit::Success {
-                eprint!("{}{}", ended.log, ended.complaints);
-                return Err(Failure::failed(format!(
-                    "bench: boot with {name}: {}",
-                    ended.exit
-                )));
-            }
-            let ours = counted(&ended.log).ok_or_else(|| {
-                Failure::failed(format!("bench: boot with {name}: no line \"… {COUNTED}\""))
-            })?;
-            Ok(Row {
-                bench: BOOTS.to_owned(),
-                name: format!("entry to printed block, {name}"),
-                unit: "instructions".to_owned(),
-                ours,
-                peer: None,
-            })
-        })
-        .collect()
-}
-
-/// The number before [`COUNTED`] in the log.
-fn counted(log: &str) -> Option<f64> {
-    let line = log.lines().find_map(|line| line.split_once(COUNTED))?.0;
-    line.split_whitespace()
-        .next_back()?
-        .parse::<u64>()
-        .ok()
-        .map(|number| number as f64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,12 +256,5 @@ mod tests {
         ] {
             assert_eq!(grouped(number), text);
         }
-    }
-
-    #[test]
-    fn the_count_stands_before_its_words() {
-        let log = "[    0.001] kspace: 1234567 ticks of the time-stamp counter from entry to the block above\n";
-        assert_eq!(counted(log), Some(1_234_567.0));
-        assert_eq!(counted("nothing"), None);
     }
 }
