@@ -2,11 +2,15 @@
 
 mod rig;
 
-use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Barrier, Mutex};
 
-use kspace_layout::{PageSize, PagingMode, VirtAddr, VirtRange};
-use kspace_paging::{Access, Limits, LongMode, Protection};
-use rig::{phys, range, with_rig};
+use kspace_layout::{PageSize, PagingMode, PhysAddr, VirtAddr, VirtRange};
+use kspace_paging::{
+    Access, CacheType, Editor, Limits, LongMode, PhysMemory, Protection, RawEntry,
+};
+use kspace_sim::{SimFrames, SimMemory};
+use rig::{Rig, phys, range, with_rig};
 
 const K4: u64 = 4 << 10;
 const M2: u64 = 2 << 20;
@@ -100,48 +104,237 @@ fn splits_of_one_large_page_meet() {
     }
 }
 
-/// A CPU that sets accessed and dirty bits all the time, while the pages change: no dirty bit is lost.
-#[test]
-fn dirty_bits_set_meanwhile_survive_protect_and_split() {
-    use core::sync::atomic::{AtomicBool, Ordering};
-    use kspace_paging::{PhysMemory, RawEntry};
-
-    for round in 0..200 {
-        with_rig(PagingMode::FourLevel, Limits::WIDEST, |rig| {
-            let user = Protection::user(Access::ReadWrite);
-            let whole = VirtRange::new(VirtAddr::new(M2), M2);
-            rig.map(whole, phys(M2), user, PageSize::Size2M).unwrap();
+/// Threads that race for the same few pages for a while: a CPU that sets accessed and dirty, and an edit.
+///
+/// `edit` gets the pages, and tells for each whether the bits were seen in the end.
+fn dirty_bits_survive(rounds: usize, edit: impl Fn(&Rig<'_>) -> Vec<bool>) {
+    with_rig(PagingMode::FourLevel, Limits::WIDEST, |rig| {
+        let user = Protection::user(Access::ReadWrite);
+        rig.map(PAGES, phys(M2), user, PageSize::Size4K).unwrap();
+        let leaf = rig
+            .walker()
+            .walk(PAGES.start())
+            .steps()
+            .last()
+            .unwrap()
+            .entry;
+        let slots = rig.memory.entries::<u64>(leaf, COUNT).unwrap();
+        rig.discharge(rig.unmap(PAGES).unwrap());
+        let mut met = 0;
+        for round in 0..rounds {
+            rig.map(PAGES, phys(M2), user, PageSize::Size4K).unwrap();
             let barrier = Barrier::new(2);
-            let wrote = AtomicBool::new(false);
-            let target = VirtAddr::new(M2 + 7 * K4);
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
+            let (set, kept) = std::thread::scope(|scope| {
+                let cpu = scope.spawn(|| {
                     barrier.wait();
-                    for _ in 0..round {
-                        std::hint::spin_loop();
-                    }
-                    // As the CPU does: walk, then a locked update that fails if the entry changed.
-                    let walk = rig.walker().walk(target);
-                    let step = walk.steps().last().unwrap();
-                    let slot = &rig.memory.entries::<u64>(step.entry, 1).unwrap()[0];
-                    let writable = walk.page().is_some_and(|page| page.attributes.write);
-                    let set = <u64 as RawEntry>::compare_exchange(slot, step.raw, step.raw | 0x60);
-                    wrote.store(writable && set.is_ok(), Ordering::Relaxed);
+                    let delay = round % 64;
+                    (0..delay).for_each(|_| std::hint::spin_loop());
+                    slots
+                        .iter()
+                        .map(|slot| set_dirty(slot))
+                        .collect::<Vec<bool>>()
                 });
-                let editor = rig.editor::<LongMode>();
                 barrier.wait();
-                let changed = user.with_cache(kspace_paging::CacheType::WriteThrough);
-                let flush = editor.protect(range(M2, M2 + 8 * K4), changed).unwrap();
-                // SAFETY: no CPU has walked these tables.
-                unsafe { flush.discharged(editor.memory(), editor.frames()) };
+                let kept = edit(rig);
+                (cpu.join().unwrap(), kept)
             });
-            if wrote.into_inner() {
-                let page = rig.walker().walk(target).page().unwrap();
+            for (page, (set, kept)) in set.into_iter().zip(kept).enumerate() {
+                // A page written after the edit had looked is dirty in the tables, if they still map it.
+                let now = <u64 as RawEntry>::load(&slots[page]) & DIRTY != 0;
                 assert!(
-                    page.attributes.dirty,
-                    "round {round}: a write was forgotten"
+                    !set || kept || now,
+                    "round {round}: a write to page {page} was forgotten"
                 );
+                met += usize::from(set);
+            }
+            rig.discharge(rig.unmap_present(PAGES).unwrap());
+        }
+        assert!(
+            met > rounds,
+            "the two hardly met: {met} writes in {rounds} rounds"
+        );
+    });
+}
+
+const COUNT: usize = 64;
+const PAGES: VirtRange = VirtRange::new(VirtAddr::new(M2), COUNT as u64 * K4);
+const DIRTY: u64 = 1 << 6;
+
+/// As the CPU does for a write: look, then a locked update that fails if the entry has changed. Returns whether it was done.
+fn set_dirty(slot: &AtomicU64) -> bool {
+    let raw = <u64 as RawEntry>::load(slot);
+    raw & 3 == 3 && <u64 as RawEntry>::compare_exchange(slot, raw, raw | DIRTY | 1 << 5).is_ok()
+}
+
+#[test]
+fn dirty_bits_set_meanwhile_survive_protect() {
+    let changed = Protection::user(Access::ReadWrite).with_cache(CacheType::WriteThrough);
+    dirty_bits_survive(2000, |rig| {
+        rig.discharge(rig.protect(PAGES, changed).unwrap());
+        vec![false; COUNT]
+    });
+}
+
+#[test]
+fn dirty_bits_set_meanwhile_are_told_by_unmap_each() {
+    dirty_bits_survive(2000, |rig| {
+        let mut told = Vec::new();
+        rig.discharge(rig.unmap_each(PAGES, |page| told.push(page.dirty)).unwrap());
+        told
+    });
+}
+
+/// Memory in which somebody else acts just before the n-th time that an edit reaches for a table.
+struct Interrupted<'a, 'm> {
+    memory: &'m SimMemory,
+    calls_left: AtomicI64,
+    rival: Mutex<Option<Box<dyn FnOnce() + Send + 'a>>>,
+}
+
+// SAFETY: the entries are those of the memory inside.
+unsafe impl PhysMemory for Interrupted<'_, '_> {
+    fn entries<E: RawEntry>(&self, table: PhysAddr, count: usize) -> Option<&[E::Atomic]> {
+        if self.calls_left.fetch_sub(1, Ordering::Relaxed) == 0 {
+            let rival = self.rival.lock().unwrap().take();
+            rival.expect("the rival acts once")();
+        }
+        self.memory.entries::<E>(table, count)
+    }
+}
+
+/// Runs `edit` on fresh tables that `prepare` has filled, with `rival` acting at every point in turn, and `check`s the result.
+fn at_every_point(
+    prepare: impl Fn(&Rig<'_>),
+    edit: impl Fn(&Editor<'_, LongMode, Interrupted<'_, '_>, SimFrames<'_>>),
+    rival: impl Fn(&Rig<'_>) + Sync,
+    check: impl Fn(&Rig<'_>, i64),
+) {
+    let mut point = 0;
+    let mut finished = false;
+    while !finished {
+        with_rig(PagingMode::FourLevel, Limits::WIDEST, |rig| {
+            prepare(rig);
+            let memory = Interrupted {
+                memory: rig.memory,
+                calls_left: AtomicI64::new(i64::MAX),
+                rival: Mutex::new(Some(Box::new(|| rival(rig)))),
+            };
+            // SAFETY: the two sides edit disjoint ranges of these tables, and nobody else does.
+            let editor =
+                unsafe { Editor::new(rig.mode, rig.root, rig.limits, &memory, rig.frames) }
+                    .unwrap();
+            memory.calls_left.store(point, Ordering::Relaxed);
+            edit(&editor);
+            finished = memory.rival.lock().unwrap().is_some();
+            memory.calls_left.store(i64::MAX, Ordering::Relaxed);
+            if !finished {
+                check(rig, point);
             }
         });
+        point += 1;
     }
+    assert!(
+        point > 8,
+        "only {point} points: the edit was hardly interrupted"
+    );
+}
+
+#[test]
+fn a_fill_may_be_overtaken_anywhere() {
+    let page = |number: u64| range(BASE + number * K4, BASE + (number + 1) * K4);
+    let map = |rig: &Rig<'_>, number| {
+        rig.map(page(number), phys(number * K4), DATA, PageSize::Size1G)
+            .unwrap();
+    };
+    at_every_point(
+        |_| {},
+        |editor| {
+            editor
+                .map(page(1), phys(K4), DATA, PageSize::Size1G)
+                .unwrap()
+        },
+        |rig| map(rig, 2),
+        |rig, point| {
+            for number in [1, 2] {
+                let found = rig.walker().translate(page(number).start());
+                assert_eq!(found, Some(phys(number * K4)), "point {point}");
+            }
+            assert_eq!(
+                rig.frames.in_use(),
+                4,
+                "point {point}: the loser's tables came back"
+            );
+        },
+    );
+}
+
+#[test]
+fn a_split_may_be_overtaken_anywhere() {
+    let part = |number: u64| range(BASE + number * K4, BASE + (number + 1) * K4);
+    at_every_point(
+        |rig| {
+            rig.map(range(BASE, BASE + G1), phys(G1), DATA, PageSize::Size1G)
+                .unwrap()
+        },
+        |editor| {
+            let flush = editor.unmap(part(1)).unwrap();
+            // SAFETY: no CPU has walked these tables.
+            unsafe { flush.discharged(editor.memory(), editor.frames()) };
+        },
+        |rig| rig.discharge(rig.protect(part(2), Protection::KERNEL_RODATA).unwrap()),
+        |rig, point| {
+            let page = |number| rig.walker().walk(part(number).start()).page();
+            assert_eq!(page(1), None, "point {point}");
+            assert!(!page(2).unwrap().attributes.write, "point {point}");
+            assert!(page(3).unwrap().attributes.write, "point {point}");
+            assert_eq!(page(3).unwrap().phys, phys(G1 + 3 * K4), "point {point}");
+            assert_eq!(
+                rig.frames.in_use(),
+                4,
+                "point {point}: the loser's tables came back"
+            );
+        },
+    );
+}
+
+#[test]
+fn a_write_during_a_split_is_not_forgotten() {
+    let user = Protection::user(Access::ReadWrite);
+    let wrote = AtomicBool::new(false);
+    at_every_point(
+        |rig| {
+            rig.map(range(M2, 2 * M2), phys(M2), user, PageSize::Size2M)
+                .unwrap()
+        },
+        |editor| {
+            let flush = editor.unmap(range(M2, M2 + K4)).unwrap();
+            // SAFETY: no CPU has walked these tables.
+            unsafe { flush.discharged(editor.memory(), editor.frames()) };
+        },
+        |rig| {
+            let step = *rig
+                .walker()
+                .walk(VirtAddr::new(M2 + 7 * K4))
+                .steps()
+                .last()
+                .unwrap();
+            let slots = rig.memory.entries::<u64>(step.entry, 1).unwrap();
+            wrote.store(set_dirty(&slots[0]), Ordering::Relaxed);
+        },
+        |rig, point| {
+            assert!(
+                wrote.load(Ordering::Relaxed),
+                "point {point}: nobody else changes the page"
+            );
+            let page = rig
+                .walker()
+                .walk(VirtAddr::new(M2 + 7 * K4))
+                .page()
+                .unwrap();
+            assert!(
+                page.attributes.dirty,
+                "point {point}: a write was forgotten"
+            );
+        },
+    );
 }

@@ -261,6 +261,44 @@ fn splits_stop_at_the_size_that_is_needed_and_merges_go_back() {
 }
 
 #[test]
+fn a_table_that_was_merged_away_says_the_same_until_the_flush() {
+    for mode in PagingMode::ALL {
+        with_rig(mode, Limits::WIDEST, |rig| {
+            let size = mode.leaf_size(2).unwrap();
+            let base = 0xc000_0000;
+            let whole = range(base, base + size.bytes());
+            rig.map(whole, phys(0x4000_0000), DATA, size).unwrap();
+            for protection in [Protection::KERNEL_RODATA, DATA] {
+                let part = range(base, base + K4);
+                rig.discharge(rig.protect(part, protection).unwrap());
+            }
+            let table = rig
+                .walker()
+                .walk(whole.start())
+                .steps()
+                .last()
+                .unwrap()
+                .entry;
+            // Bits 9 to 11 mean nothing to the CPU; in two-level paging a word is two entries.
+            let software = if mode == PagingMode::TwoLevel {
+                0xe00_0000_0e00
+            } else {
+                0xe00
+            };
+            let read = || -> Vec<u64> {
+                let words = rig.memory.snapshot(table.pfn());
+                words.into_iter().map(|word| word & !software).collect()
+            };
+            let before = read();
+            let flush = rig.merge(whole, size).unwrap();
+            assert_eq!(flush.tables(), 1, "{mode}");
+            assert_eq!(before, read(), "{mode}: a CPU may still walk through it");
+            rig.discharge(flush);
+        });
+    }
+}
+
+#[test]
 fn tables_stay_until_purged_and_root_entries_longer() {
     with_rig(FOUR, Limits::WIDEST, |rig| {
         let all = range(BASE, BASE + M2);
@@ -398,10 +436,45 @@ fn tokens_say_what_to_flush() {
         let purged = rig.purge(range(0, M2)).unwrap();
         assert_eq!(purged.tables(), 1);
         flush.absorb(purged, rig.memory);
-        assert_eq!(flush.tables(), 1);
+        // The table of the kernel's three pages, then the two above the user's.
+        for at in [range(BASE, BASE + G1), range(0, 512 * G1)] {
+            let tables = flush.tables();
+            let purged = rig.purge(at).unwrap();
+            let more = purged.tables();
+            flush.absorb(purged, rig.memory);
+            assert_eq!(flush.tables(), tables + more);
+        }
+        assert_eq!(flush.tables(), 4);
+        let in_use = rig.frames.in_use();
         rig.discharge(flush);
+        assert_eq!(
+            rig.frames.in_use(),
+            in_use - 4,
+            "every frame of the joined lists"
+        );
         assert_eq!(rig.unmap_present(kernel).unwrap().invalidation(), None);
     });
+}
+
+#[test]
+fn a_flush_of_part_of_a_large_page_is_as_fine_as_the_parts() {
+    for (first, last, expected) in [
+        (0, G1, PageSize::Size1G),
+        (M2, 3 * M2, PageSize::Size2M),
+        (M2, 3 * M2 + K4, PageSize::Size4K),
+        (K4, G1, PageSize::Size4K),
+    ] {
+        with_rig(FOUR, Limits::WIDEST, |rig| {
+            rig.map(range(BASE, BASE + G1), phys(0), DATA, PageSize::Size1G)
+                .unwrap();
+            let flush = rig.unmap(range(BASE + first, BASE + last)).unwrap();
+            let Some(Invalidation::Range(stale)) = flush.invalidation().copied() else {
+                panic!()
+            };
+            assert_eq!(stale.page, expected, "{first:x}-{last:x}");
+            rig.discharge(flush);
+        });
+    }
 }
 
 #[test]

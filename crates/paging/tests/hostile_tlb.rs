@@ -4,7 +4,7 @@ mod rig;
 
 use kspace_layout::{PageSize, PagingMode, Pfn, VirtAddr, VirtRange};
 use kspace_paging::{
-    Flush, FrameSource, Intent, Invalidation, Limits, Operation, Protection, Stale, Tlb,
+    Controls, Flush, FrameSource, Intent, Invalidation, Limits, Operation, Protection, Stale, Tlb,
 };
 use kspace_sim::{SimMachine, Violation};
 use proptest::prelude::*;
@@ -107,10 +107,8 @@ fn reuse_frames(rig: &Rig<'_>, discharge: Discharge) -> Result<(), Violation> {
     for page in pages() {
         let intent = Intent::kernel(Operation::Write);
         for cpu in 0..CPUS {
-            assert_eq!(
-                machine.access(cpu, page, intent, kspace_paging::Controls::KERNEL)?,
-                []
-            );
+            let seen = machine.access(cpu, page, intent, Controls::KERNEL)?;
+            assert_eq!((seen.pages, seen.may_fault), (vec![], true));
         }
     }
     Ok(())
@@ -235,8 +233,8 @@ fn a_write_protected_page_is_written_by_nobody_after_the_flush() {
                 let at = VirtAddr::new(part.last().as_u64() & !0xfff);
                 let intent = Intent::kernel(Operation::Write);
                 (0..CPUS).any(|cpu| {
-                    let possible = machine.access(cpu, at, intent, kspace_paging::Controls::KERNEL);
-                    possible.unwrap().iter().any(|page| page.attributes.write)
+                    let seen = machine.access(cpu, at, intent, Controls::KERNEL).unwrap();
+                    seen.pages.iter().any(|page| page.attributes.write)
                 })
             };
             assert!(
@@ -335,7 +333,7 @@ fn check(mode: PagingMode, ops: &[Op]) {
                     } else {
                         Operation::Read
                     };
-                    let controls = kspace_paging::Controls::NONE;
+                    let controls = Controls::NONE;
                     let at = part(at, 1).start();
                     machine
                         .access(cpu, at, Intent::kernel(operation), controls)
@@ -349,10 +347,11 @@ fn check(mode: PagingMode, ops: &[Op]) {
                 let intent = Intent::kernel(Operation::Read);
                 let tables = rig.walker().walk(address).page();
                 for cpu in 0..CPUS {
-                    let controls = kspace_paging::Controls::NONE;
-                    let possible = machine.access(cpu, address, intent, controls).unwrap();
-                    assert_eq!(possible.is_empty(), tables.is_none(), "{op:?}: {address}");
-                    for page in possible {
+                    let controls = Controls::NONE;
+                    let seen = machine.access(cpu, address, intent, controls).unwrap();
+                    assert_eq!(seen.pages.is_empty(), tables.is_none(), "{op:?}: {address}");
+                    assert_eq!(seen.may_fault, tables.is_none(), "{op:?}: {address}");
+                    for page in seen.pages {
                         let expected = tables.unwrap();
                         assert_eq!(page.translate(address), expected.phys, "{op:?}: {address}");
                         assert_eq!(

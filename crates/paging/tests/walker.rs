@@ -607,6 +607,11 @@ fn runs_part_where_they_are_asked_to() {
         }),
         [508, 509, 510, 511, 512]
     );
+    // Whether its pages are equal in that or not, a run tells what happened to any of them.
+    let first = walker.runs(range(0, 1 << 30)).next().unwrap().unwrap();
+    assert!(first.attributes.accessed && first.attributes.dirty);
+    let first = walker.runs(range(0, 0x1f_d000)).next().unwrap().unwrap();
+    assert!(!first.attributes.accessed && !first.attributes.dirty);
     // Part of a page is part of a run.
     let run = walker
         .runs(range(0x20_1000, 0x20_3000))
