@@ -19,6 +19,7 @@
 pub mod acpi;
 pub mod command_line;
 pub mod fw_cfg;
+pub mod local_apic;
 pub mod log;
 pub mod start_info;
 pub mod vmcoreinfo;

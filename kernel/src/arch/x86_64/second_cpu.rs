@@ -24,7 +24,7 @@ fn come_online(handoff: &'static Handoff, index: u32) -> Option<&'static CpuData
     let cpu = per_cpu::set_current(index, expected.apic_id());
     // SAFETY: the boot CPU filled this CPU's tables before it started it.
     unsafe { descriptors::load(handoff, index)? };
-    apic::enable(handoff.features.x2apic);
+    apic::local().enable();
     shootdown::KERNEL.join();
     warp::follow();
     timer::arm(handoff, smp::FIRST_INTERRUPT_MICROSECONDS);

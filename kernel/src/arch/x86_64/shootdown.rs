@@ -102,7 +102,7 @@ unsafe impl Tlb for Machine {
     fn interrupt(&self, targets: &CpuMask) {
         for target in targets {
             if let Some(cpu) = per_cpu::cpu(target.index() as u32) {
-                apic::send(cpu.apic_id(), vector::SHOOTDOWN);
+                apic::local().send(cpu.apic_id(), vector::SHOOTDOWN);
             }
         }
     }

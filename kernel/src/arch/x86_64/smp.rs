@@ -23,8 +23,9 @@ pub fn start(handoff: &'static Handoff, memory: &Window) {
         features.invpcid,
     );
     shootdown::KERNEL.join();
-    let form = apic::enable(features.x2apic);
-    let own = per_cpu::set_current(0, apic::id());
+    let form = apic::choose(features.x2apic);
+    apic::local().enable();
+    let own = per_cpu::set_current(0, apic::local().id());
     own.set_online();
     info!(
         "apic: {form}; TSC-deadline {}, PCID {}, INVPCID {}, invariant TSC {}, SMEP {}, SMAP {}",

@@ -202,7 +202,9 @@ pub fn start_all(handoff: &'static Handoff, memory: &Window) -> u32 {
     };
     // Every CPU that is to be started resets now; those with long mode need no pause before SIPI (Linux: `init_udelay`,
     // arch/x86/kernel/smpboot.c).
-    others.clone().for_each(apic::send_init);
+    others
+        .clone()
+        .for_each(|apic_id| apic::local().send_init(apic_id));
     for apic_id in others {
         if let Err(error) = startup.start(apic_id) {
             info!("smp: the CPU with APIC {apic_id} stays off: {error}");
@@ -346,13 +348,13 @@ impl<'a> Startup<'a> {
         shootdown::KERNEL.expect(id);
         // A SIPI may be lost; one that comes twice is ignored by a CPU that has started.
         for patience in [PATIENCE_MICROSECONDS / 100, PATIENCE_MICROSECONDS] {
-            apic::send_startup(apic_id, (self.page.as_u64() / PAGE) as u8);
+            apic::local().send_startup(apic_id, (self.page.as_u64() / PAGE) as u8);
             if second_cpu::wait_for(cpu, patience) {
                 return Ok(());
             }
         }
         // Back into reset, so that it does not wake up later on tables that are gone.
-        apic::send_init(apic_id);
+        apic::local().send_init(apic_id);
         shootdown::KERNEL.gone(id);
         Err(StartError::NoAnswer)
     }

@@ -76,7 +76,7 @@ pub fn stop_others() {
         }
     }
     for other in per_cpu::online().filter(|cpu| cpu.index() != me.index()) {
-        apic::send_nmi(other.apic_id());
+        apic::local().send_nmi(other.apic_id());
     }
 }
 

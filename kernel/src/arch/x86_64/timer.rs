@@ -47,13 +47,13 @@ pub fn calibrate(handoff: &Handoff) -> Timer {
     if handoff.features.tsc_deadline {
         return Timer::Deadline;
     }
-    apic::start_timer_silently();
+    apic::local().start_timer_silently();
     let deadline = clock::Deadline::after_microseconds(MEASURED_MICROSECONDS);
     while !deadline.is_past() {
         core::hint::spin_loop();
     }
-    let passed = u64::from(apic::timer_passed());
-    apic::stop_timer();
+    let passed = u64::from(apic::local().timer_passed());
+    apic::local().stop_timer();
     let ticks_per_millisecond = (passed * 1000 / MEASURED_MICROSECONDS).max(1);
     TICKS_PER_MILLISECOND.store(ticks_per_millisecond, Ordering::Release);
     Timer::Counter {
@@ -65,13 +65,12 @@ pub fn calibrate(handoff: &Handoff) -> Timer {
 pub fn arm(handoff: &Handoff, microseconds: u64) {
     if handoff.features.tsc_deadline {
         let ticks = clock::ticks().saturating_add(clock::ticks_in_microseconds(microseconds));
-        // SAFETY: CPUID reports TSC-deadline.
-        unsafe { apic::start_deadline(ticks) };
+        apic::local().start_deadline(ticks);
         return;
     }
     let rate = TICKS_PER_MILLISECOND.load(Ordering::Acquire);
     let count = u128::from(microseconds) * u128::from(rate) / 1000;
-    apic::start_timer(u32::try_from(count).unwrap_or(u32::MAX).max(1));
+    apic::local().start_timer(u32::try_from(count).unwrap_or(u32::MAX).max(1));
 }
 
 /// Waits until every CPU that is online has taken a timer interrupt, and returns how many have.

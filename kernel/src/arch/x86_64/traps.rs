@@ -65,15 +65,15 @@ fn interrupt(vector: u8) {
     shootdown::KERNEL.leave_lazy();
     match vector {
         // Waking was all that it was sent for.
-        vector::RESCHEDULE => apic::end_of_interrupt(),
+        vector::RESCHEDULE => apic::local().end_of_interrupt(),
         vector::TIMER => {
             cpu.timer_interrupts.fetch_add(1, Ordering::Relaxed);
-            apic::end_of_interrupt();
+            apic::local().end_of_interrupt();
         }
         vector::SHOOTDOWN => {
             cpu.shootdown_interrupts.fetch_add(1, Ordering::Relaxed);
             shootdown::KERNEL.serve();
-            apic::end_of_interrupt();
+            apic::local().end_of_interrupt();
         }
         // A spurious interrupt sets no bit that an end of interrupt would clear (Intel SDM vol. 3, section 12.9).
         vector::SPURIOUS => {
@@ -84,7 +84,7 @@ fn interrupt(vector: u8) {
                 "interrupt {other:#x} on CPU {}, which nobody asked for",
                 cpu.index()
             );
-            apic::end_of_interrupt();
+            apic::local().end_of_interrupt();
         }
     }
     atomic_context::exit();

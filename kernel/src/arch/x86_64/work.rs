@@ -24,7 +24,7 @@ pub fn on_all(job: Job) {
     JOB.store(job as *mut (), Ordering::Relaxed);
     // Whoever sees the new round sees the job.
     ROUND.fetch_add(1, Ordering::Release);
-    others().for_each(|cpu| apic::send(cpu.apic_id(), vector::RESCHEDULE));
+    others().for_each(|cpu| apic::local().send(cpu.apic_id(), vector::RESCHEDULE));
     job(me);
     while UNFINISHED.load(Ordering::Acquire) > 0 {
         core::hint::spin_loop();
