@@ -59,13 +59,15 @@ pub enum Provocation {
     UserAccess,
     /// Jump to a user page from the kernel (SMEP).
     UserExecute,
+    /// Wait for a flush with a spin lock held.
+    LockAcrossFlush,
     /// Panic, with the other CPUs running.
     Panic,
 }
 
 impl Provocation {
     /// Every provocation with the word that asks for it.
-    pub const ALL: [(&'static str, Self); 14] = [
+    pub const ALL: [(&'static str, Self); 15] = [
         ("write-text", Self::WriteText),
         ("write-rodata", Self::WriteRodata),
         ("write-text-alias", Self::WriteTextAlias),
@@ -79,6 +81,7 @@ impl Provocation {
         ("hole", Self::Hole),
         ("user-access", Self::UserAccess),
         ("user-execute", Self::UserExecute),
+        ("lock-across-flush", Self::LockAcrossFlush),
         ("panic", Self::Panic),
     ];
 }
@@ -225,7 +228,7 @@ mod tests {
                 "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt measure stress= provoke=",
                 "command line: the word at byte 8 is not UTF-8 and was not used",
                 "command line: \"provoke=fire\" was not used; provoke= knows write-text write-rodata write-text-alias \
-                 execute-data null non-canonical stack-overflow guard-page vmalloc direct-map-hole hole user-access user-execute panic",
+                 execute-data null non-canonical stack-overflow guard-page vmalloc direct-map-hole hole user-access user-execute lock-across-flush panic",
                 "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt measure stress= provoke=",
                 "command line: \"stress=-1\" was not used: its value is no decimal number",
             ]

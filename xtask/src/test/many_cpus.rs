@@ -84,6 +84,14 @@ pub(super) const MANY_CPUS: &[BootCase] = &[
         ..BootCase::USUAL
     },
     BootCase {
+        name: "a lock held across a flush is found",
+        cpus: 2,
+        append: "provoke=lock-across-flush",
+        ends: Ending::Failure,
+        says: &["shootdown: CPU 0 waits for a flush in atomic context"],
+        ..BootCase::USUAL
+    },
+    BootCase {
         name: "SMAP closes a user page",
         append: "nokaslr provoke=user-access",
         ends: Ending::Failure,

@@ -2,11 +2,12 @@
 
 use core::arch::asm;
 
-use kspace_layout::{AreaKind, EntryPart, EntryStack, PageSize, VirtAddr, VirtRange};
-use kspace_paging::{Access, Editor, FrameSource, Protection};
+use kspace_layout::{AreaKind, EntryPart, EntryStack, Layout, PageSize, VirtAddr, VirtRange};
+use kspace_paging::{Access, Editor, FrameSource, Invalidation, Protection, Stale};
 
-use super::PageFormat;
+use super::atomic_context::Lock;
 use super::boot::Handoff;
+use super::{PageFormat, shootdown};
 use crate::address_space::Plan;
 use crate::command_line::Provocation;
 use crate::{info, report};
@@ -62,12 +63,32 @@ pub fn provoke(provocation: Provocation, handoff: &Handoff) {
                 .into_iter()
                 .for_each(|page| execute(page.as_u64()));
         }
+        Provocation::LockAcrossFlush => flush_with_a_lock_held(layout),
         Provocation::Panic => panic!("provoked"),
         Provocation::Hole => {
             let before = start_of(AreaKind::Vmemmap).map(|start| start - 4096);
             before.into_iter().for_each(read);
         }
     }
+}
+
+/// What [`kspace::shootdown`] forbids by its third rule, and finds.
+fn flush_with_a_lock_held(layout: &Layout) {
+    static LOCK: Lock<()> = Lock::new(());
+    let Some(vmalloc) = layout.area(AreaKind::Vmalloc) else {
+        return;
+    };
+    let range = VirtRange::new(vmalloc.range().start(), 4096);
+    let page = PageSize::Size4K;
+    let stale = Stale {
+        range,
+        page,
+        global: true,
+        tables: false,
+        root: false,
+    };
+    let _held = LOCK.lock();
+    shootdown::KERNEL.invalidate(&Invalidation::Range(stale));
 }
 
 /// Maps a frame that holds a `ret` where a program would have its code; `None` when that fails.
