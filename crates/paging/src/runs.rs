@@ -1,14 +1,14 @@
 //! The mappings of a range, merged into runs: what a page-table dump prints one line for.
 //!
 //! Holes cost one entry each, at the level where they appear, so that the 128 TiB between two mappings are skipped in a few
-//! reads. At every moment the iterator stands at one position of one table per level: tables that point at themselves or at each
+//! reads. Neighbours in one table that continue a hole or a run are passed over in a loop that only reads and compares. At every moment the iterator stands at one position of one table per level: tables that point at themselves or at each
 //! other make it return much, but never recurse.
 
 use core::fmt;
 
 use kspace_layout::{PageSize, PhysAddr, VirtAddr, VirtRange};
 
-use crate::entry::{PRESENT, Rights};
+use crate::entry::{ACCESSED, DIRTY, PRESENT, Rights};
 use crate::walker::MAX_LEVELS;
 use crate::{Attributes, EntryRead, Walker};
 
@@ -143,8 +143,8 @@ impl<'m, M: EntryRead + ?Sized> Runs<'m, M> {
         }
     }
 
-    /// The next mapping of one page, or obstacle; `None` at the end.
-    fn next_page(&mut self) -> Option<Result<Run, Obstacle>> {
+    /// The next mapping, of one page or of several that follow each other in one table, or obstacle; `None` at the end.
+    fn next_pages(&mut self) -> Option<Result<Run, Obstacle>> {
         let Walker { format, limits, .. } = self.walker;
         loop {
             let at = self.next?;
@@ -156,7 +156,8 @@ impl<'m, M: EntryRead + ?Sized> Runs<'m, M> {
                 return Some(Err(Obstacle::Unreadable { virt, level, entry }));
             };
             if raw & PRESENT == 0 {
-                self.pass(at, level);
+                let hole = self.last_while(at, level, table, |raw| raw & PRESENT == 0);
+                self.pass_to(at, hole);
                 continue;
             }
             let bits = format.reserved_bits(level, raw, limits);
@@ -172,15 +173,16 @@ impl<'m, M: EntryRead + ?Sized> Runs<'m, M> {
             }
             if format.is_leaf(level, raw, limits) {
                 let inside = at.as_u64() & ((1 << format.shift(level)) - 1);
+                let (last, history) = self.continued(at, level, table, raw);
                 return Some(Ok(Run {
-                    virt: self.pass(at, level),
+                    virt: self.pass_to(at, last),
                     phys: PhysAddr::new(format.page(level, raw, limits).as_u64() | inside),
                     page: self
                         .walker
                         .mode
                         .leaf_size(level)
                         .unwrap_or(PageSize::Size4K),
-                    attributes: format.attributes(level, raw, above, limits),
+                    attributes: format.attributes(level, raw | history, above, limits),
                 }));
             }
             let rights = above.and(format.rights(level, raw, limits));
@@ -189,10 +191,73 @@ impl<'m, M: EntryRead + ?Sized> Runs<'m, M> {
         }
     }
 
+    /// Where the leaf `raw` at `level` over `at`, and those behind it in the same table that continue it, end; and which accessed
+    /// and dirty bits the latter have.
+    fn continued(&self, at: VirtAddr, level: u8, table: PhysAddr, raw: u64) -> (u64, u64) {
+        let Walker { format, limits, .. } = self.walker;
+        if !self.merge.contiguous {
+            return (self.entry_last(at, level), 0);
+        }
+        let ignored = if self.merge.history {
+            0
+        } else {
+            ACCESSED | DIRTY
+        };
+        // A run ends where the next address would be too wide for the machine, or change an encryption bit.
+        let stop = format.page_limit(level, limits).wrapping_neg() & !(u64::MAX << 53);
+        let step = 1 << format.shift(level);
+        let (mut expected, mut history) = (raw & !ignored, 0);
+        let last = self.last_while(at, level, table, |next| {
+            let before = expected;
+            expected = expected.wrapping_add(step);
+            let continues = next & !ignored == expected && (before ^ expected) & stop == 0;
+            if continues {
+                history |= next & ignored;
+            }
+            continues
+        });
+        (last, history)
+    }
+
+    /// The last address of the entry at `level` over `at`, or of the last of those behind it in the same table that `go_on` accepts
+    /// one after the other.
+    fn last_while(
+        &self,
+        at: VirtAddr,
+        level: u8,
+        table: PhysAddr,
+        mut go_on: impl FnMut(u64) -> bool,
+    ) -> u64 {
+        let format = self.walker.format;
+        let size = 1 << format.shift(level);
+        let end = table.as_u64() + format.entries(level) as u64 * format.entry_bytes();
+        let mut entry = self.walker.entry_address(table, level, at).as_u64() + format.entry_bytes();
+        let mut last = self.entry_last(at, level);
+        while entry < end && last < self.last.as_u64() {
+            // In the same frame as the entry before.
+            match self.walker.read(PhysAddr::new(entry)) {
+                Some(raw) if go_on(raw) => {}
+                _ => break,
+            }
+            entry += format.entry_bytes();
+            last += size;
+        }
+        last
+    }
+
+    /// The last address that the entry at `level` over `at` translates.
+    const fn entry_last(&self, at: VirtAddr, level: u8) -> u64 {
+        at.as_u64() | ((1 << self.walker.format.shift(level)) - 1)
+    }
+
     /// Goes on behind the entry at `level` that holds `at`, and returns what was passed.
     fn pass(&mut self, at: VirtAddr, level: u8) -> VirtRange {
+        self.pass_to(at, self.entry_last(at, level))
+    }
+
+    /// Goes on behind `entry_last`, the last address of an entry of the current table, and returns what was passed since `at`.
+    fn pass_to(&mut self, at: VirtAddr, entry_last: u64) -> VirtRange {
         let format = self.walker.format;
-        let entry_last = at.as_u64() | ((1 << format.shift(level)) - 1);
         let last = if entry_last >= self.last.as_u64() {
             self.next = None;
             self.last.as_u64()
@@ -243,12 +308,12 @@ impl<M: EntryRead + ?Sized> Iterator for Runs<'_, M> {
     type Item = Result<Run, Obstacle>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let mut run = match self.waiting.take().or_else(|| self.next_page())? {
+        let mut run = match self.waiting.take().or_else(|| self.next_pages())? {
             Ok(run) => run,
             Err(obstacle) => return Some(Err(obstacle)),
         };
         loop {
-            match self.next_page() {
+            match self.next_pages() {
                 Some(Ok(page)) => match self.joined(&run, &page) {
                     Some(longer) => run = longer,
                     None => {

@@ -2,7 +2,7 @@
 
 mod rig;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use kspace_layout::{PageSize, PagingMode};
 use kspace_paging::{Access, Attributes, Limits, Protection, Reason};
@@ -11,7 +11,6 @@ use rig::{Rig, TABLES, phys, range, with_rig};
 
 const WRITE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
-const DIRTY: u64 = 1 << 6;
 const NO_EXECUTE: u64 = 1 << 63;
 const C_BIT: u64 = 1 << 47;
 
@@ -221,50 +220,4 @@ fn one_token_owns_tables_of_two_modes() {
         // Two roots, and the two tables above the ones that were freed.
         assert_eq!(frames.in_use(), 2 + 2);
     }
-}
-
-/// A CPU that sets a dirty bit while the page gets another cache type: the bit is there afterwards.
-#[test]
-fn protect_loses_no_dirty_bit_that_a_cpu_sets_meanwhile() {
-    with_rig(PagingMode::FourLevel, Limits::WIDEST, |rig| {
-        let page = range(0x20_0000, 0x20_1000);
-        let user = Protection::user(Access::ReadWrite);
-        rig.map(page, phys(0x1000), user, PageSize::Size4K)
-            .expect("frames");
-        let slot = entry(rig, 0x20_0000, 1);
-        let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    let raw = slot.load(Ordering::Acquire);
-                    // The CPU's locked update; then the kernel must see the bit, until it takes it away itself.
-                    if raw & DIRTY == 0
-                        && slot
-                            .compare_exchange(raw, raw | DIRTY, Ordering::AcqRel, Ordering::Acquire)
-                            .is_ok()
-                    {
-                        rounds.fetch_add(1, Ordering::Release);
-                    }
-                }
-            });
-            let caches = [
-                kspace_paging::CacheType::Uncached,
-                kspace_paging::CacheType::WriteBack,
-            ];
-            for cache in caches.into_iter().cycle().take(10_000) {
-                let before = rounds.load(Ordering::Acquire);
-                slot.fetch_and(!DIRTY, Ordering::AcqRel);
-                rig.discharge(rig.protect(page, user.with_cache(cache)).expect("mapped"));
-                // More than one setting means that one was lost.
-                while slot.load(Ordering::Acquire) & DIRTY == 0 {
-                    std::thread::yield_now();
-                }
-                while rounds.load(Ordering::Acquire) == before {
-                    std::thread::yield_now();
-                }
-                assert_eq!(rounds.load(Ordering::Acquire), before + 1);
-            }
-            stop.store(true, Ordering::Relaxed);
-        });
-    });
 }
