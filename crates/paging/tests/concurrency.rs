@@ -129,10 +129,7 @@ fn dirty_bits_survive(rounds: usize, edit: impl Fn(&Rig<'_>) -> Vec<bool>) {
                     barrier.wait();
                     let delay = round % 64;
                     (0..delay).for_each(|_| std::hint::spin_loop());
-                    slots
-                        .iter()
-                        .map(|slot| set_dirty(slot))
-                        .collect::<Vec<bool>>()
+                    slots.iter().map(set_dirty).collect::<Vec<bool>>()
                 });
                 barrier.wait();
                 let kept = edit(rig);

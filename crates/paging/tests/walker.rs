@@ -629,6 +629,30 @@ fn runs_part_where_they_are_asked_to() {
 }
 
 #[test]
+fn rights_are_those_that_every_level_gives() {
+    // Which level denies what: any of the four, alone.
+    for denying in 0..4 {
+        for (bit, deny_by_setting) in [(W, false), (U, false), (NX, true)] {
+            let mut entries = [ALL, ALL, ALL, ALL | 0x7000];
+            entries[denying] = if deny_by_setting {
+                entries[denying] | bit
+            } else {
+                entries[denying] & !bit
+            };
+            let dump = chain(&entries);
+            let walker = Walker::new(FOUR, phys(0x1000), &dump);
+            let run = walker.runs(range(0, 0x1000)).next().unwrap().unwrap();
+            let page = walker.walk(VirtAddr::ZERO).page().unwrap();
+            for found in [run.attributes, page.attributes] {
+                assert_eq!(found.write, bit != W, "level {}", 4 - denying);
+                assert_eq!(found.user, bit != U, "level {}", 4 - denying);
+                assert_eq!(found.execute, bit != NX, "level {}", 4 - denying);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_table_that_points_at_itself_ends_every_walk() {
     // Linux's old recursive trick, and what a hostile dump does to a careless reader.
     let mut dump = Dump::default();
