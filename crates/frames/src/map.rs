@@ -143,10 +143,8 @@ impl MemoryMap {
         // The last byte must stay, so the range that holds it is looked for at its end.
         let cut = |reserved: &PhysRange| {
             self.ram().any(|ram| {
-                ram.last() >= end
-                    && ram
-                        .intersection(*reserved)
-                        .is_some_and(|used| used.last() >= end)
+                ram.intersection(*reserved)
+                    .is_some_and(|used| used.last() >= end)
             })
         };
         if let Some(reserved) = self.reserved.as_slice().iter().rev().copied().find(cut) {

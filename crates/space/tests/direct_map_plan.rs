@@ -217,6 +217,22 @@ fn text_and_constants_are_read_only_and_break_up_the_pages_they_begin_in() {
     );
 }
 
+#[test]
+fn one_page_holds_text_and_constants_because_both_are_read_only() {
+    let map = map_of(&[(0, 0x9_f000), (MIB, 64 * MIB)]);
+    let image = image(0x100_0000, 0x10_0000, 0x10_0000);
+    let plan = direct_map::plan(&map, PagingMode::FourLevel, Limits::WIDEST).with_image(&image);
+    assert_eq!(
+        text_of(plan.runs()),
+        [
+            "[mem 0x00000000-0x001fffff] page 4k",
+            "[mem 0x00200000-0x00ffffff] page 2M",
+            "[mem 0x01000000-0x011fffff] page 2M read-only",
+            "[mem 0x01200000-0x03ffffff] page 2M",
+        ]
+    );
+}
+
 /// An image at `phys` with text, constants right after it, and data.
 fn image(phys: u64, text: u64, rodata: u64) -> ImageMap {
     let start = VirtAddr::new(0xffff_ffff_8100_0000);

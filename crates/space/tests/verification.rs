@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use kspace::verify::{Aspect, Difference, verify, verify_block};
 use kspace_layout::{
-    AreaKind, EntryPart, EntryStack, PageSize, PagingMode, PhysAddr, VirtAddr, VirtRange,
+    AreaKind, AreaState, EntryPart, EntryStack, PageSize, PagingMode, PhysAddr, VirtAddr, VirtRange,
 };
 use kspace_paging::{Access, FrameSource, Limits, Protection, Walker};
 use kspace_sim::{SimFrames, SimMemory};
@@ -251,6 +251,32 @@ fn an_identity_mapping_left_in_the_user_half() {
         difference.to_string(),
         "verify: user: expected nothing mapped, found 0000000000400000-0000000000400fff -> 0000000004000000 4k rw- \
          supervisor global write-back"
+    );
+}
+
+#[test]
+fn a_user_page_in_an_area_whose_pages_nobody_foretells() {
+    let mut machine = Machine::new(PagingMode::FourLevel, Limits::WIDEST);
+    machine.layout = machine
+        .layout
+        .with_state(AreaKind::Vmalloc, AreaState::Built);
+    let frames = machine.frames();
+    let editor = machine.editor(&frames);
+    machine.build(&editor);
+    let walker = machine.walker(editor.root());
+    map(&editor, page(0xffff_c900_0000_0000), Access::ReadWrite);
+    verify(&walker, &machine.claims()).expect("kernel pages may be there");
+    let (user, phys) = (
+        Protection::user(Access::ReadOnly),
+        PhysAddr::new(0x400_0000),
+    );
+    editor
+        .map(page(0xffff_c900_0000_2000), phys, user, PageSize::Size4K)
+        .expect("a page");
+    assert_eq!(
+        verify(&walker, &machine.claims()).unwrap_err().to_string(),
+        "verify: vmalloc: expected nothing mapped, found ffffc90000002000-ffffc90000002fff -> 0000000004000000 4k r-- \
+         user write-back"
     );
 }
 

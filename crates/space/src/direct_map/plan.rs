@@ -13,8 +13,8 @@
 //!   by name.
 //! - The first MiB is covered whole, RAM or not, in 4 KiB pages: the old video and BIOS windows lie there, between RAM, and
 //!   the fixed MTRRs give its parts different memory types.
-//! - On 32 bits everything below the first large page is in 4 KiB pages, for the same MTRRs; there are no 1 GiB pages, and
-//!   the map ends where low memory ends.
+//!   It ends a stretch, so no large page begins before the next multiple of its size: on 32 bits, as Linux has it, everything
+//!   below 2 or 4 MiB is in 4 KiB pages. There are no 1 GiB pages there, and the map ends where low memory ends.
 //! - Elsewhere every address lies in the largest page that is wholly RAM, of one protection, and inside the map.
 //! - Where the kernel's text and constants lie, the map is read-only, else it would be a back door to writing them.
 
@@ -106,7 +106,7 @@ impl<'a> Plan<'a> {
 
     /// The stretch of memory at or above `from` that one kind of mapping can cover: contiguous, covered, of one access.
     fn stretch(&self, from: PhysAddr) -> Option<Stretch> {
-        let (range, only_small) = self.covered(from)?;
+        let range = self.covered(from)?;
         let start = range.start().max(from);
         let mut last = range.last().min(self.last);
         let access = self.access(start);
@@ -122,39 +122,15 @@ impl<'a> Plan<'a> {
             }
         }
         let range = PhysRange::try_from_bounds(start, last).ok()?;
-        Some(Stretch {
-            range,
-            access,
-            only_small,
-        })
+        Some(Stretch { range, access })
     }
 
-    /// The lowest covered range that ends at or above `from`, and whether it must be in 4 KiB pages.
-    fn covered(&self, from: PhysAddr) -> Option<(PhysRange, bool)> {
+    /// The lowest covered range that ends at or above `from`.
+    fn covered(&self, from: PhysAddr) -> Option<PhysRange> {
         if from <= FIRST_MIB.last() {
-            return Some((FIRST_MIB, true));
+            return Some(FIRST_MIB);
         }
-        let small_below = self.small_below();
-        let ram = self.map.ram().find(|ram| ram.last() >= from)?;
-        let start = ram.start().max(from);
-        if start < small_below {
-            // The part below the first large page, apart from the rest.
-            let last = ram.last().as_u64().min(small_below.as_u64() - 1);
-            return Some((
-                PhysRange::try_from_bounds(start, PhysAddr::try_new(last).ok()?).ok()?,
-                true,
-            ));
-        }
-        Some((PhysRange::try_from_bounds(start, ram.last()).ok()?, false))
-    }
-
-    /// Below this address there are only 4 KiB pages.
-    const fn small_below(&self) -> PhysAddr {
-        PhysAddr::new(match self.mode {
-            PagingMode::TwoLevel => PageSize::Size4M.bytes(),
-            PagingMode::Pae => PageSize::Size2M.bytes(),
-            PagingMode::FourLevel | PagingMode::FiveLevel => 1 << 20,
-        })
+        self.map.ram().find(|ram| ram.last() >= from)
     }
 
     fn access(&self, address: PhysAddr) -> Access {
@@ -200,7 +176,6 @@ impl fmt::Display for Run {
 struct Stretch {
     range: PhysRange,
     access: Access,
-    only_small: bool,
 }
 
 /// Iterator over the runs of a plan; see [`Plan::runs`].
@@ -265,7 +240,7 @@ impl Pieces<'_> {
         let mut page = PageSize::Size4K;
         // Where a larger page than `page` fits first, as an offset; until there `page` is the largest.
         let mut larger_at = size;
-        for larger in self.page_sizes().filter(|_| !stretch.only_small) {
+        for larger in self.page_sizes() {
             let offset = start.next_multiple_of(larger.bytes()) - start;
             let fits = offset
                 .checked_add(larger.bytes())
