@@ -1,4 +1,5 @@
-//! Physical memory before there is an allocator: what the firmware says exists, and whole frames taken from it.
+//! Physical memory: what the firmware says exists, whole frames taken from it during boot, and the allocator of frames
+//! after that ([`FrameAllocator`]).
 //!
 //! ```text
 //!   firmware's entries          MemoryMap                    EarlyFrames
@@ -14,11 +15,12 @@
 //! [`Repair`], or refused with a [`MapError`] that says what was wrong.
 
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 #[cfg(test)]
 extern crate std;
 
+mod allocator;
 mod early;
 mod entry;
 mod error;
@@ -29,6 +31,12 @@ mod reserved;
 mod sanitise;
 mod size;
 
+pub use allocator::{
+    AddError, AllocError, BitWord, Block, Constraint, Contiguous, CpuSlot, Flags, FrameAllocator,
+    FrameId, FreeError, FreeProblem, HUGE_FRAMES, History, HugeId, HugePair, MAX_REFERENCES,
+    MappedBlock, Metadata, MetadataSize, NewError, Order, OrderTooLarge, Owner, PinnedCpu, Record,
+    SharedBlock, TREE_FRAMES, TREE_HUGES, Tree, TreeId,
+};
 pub use early::{Counts, EarlyFrames, ReleaseError};
 pub use entry::{FirmwareEntry, MemoryEntry, MemoryKind};
 pub use error::MapError;

@@ -1,0 +1,230 @@
+//! One block: allocating and freeing it.
+//!
+//! The way of a single frame and of a huge frame is short on purpose: the CPU's stack, the frame's record, done. All else
+//! is out of line.
+
+use kspace_layout::Pfn;
+
+use super::cache::{CpuSlot, PinnedCpu};
+use super::error::{AllocError, FreeError, FreeProblem};
+use super::huge::{Fill, is_pair};
+use super::index::{FrameId, HugeId, Order};
+use super::record::{Flags, History, Owner, Record};
+use super::{Block, FrameAllocator};
+
+impl FrameAllocator<'_> {
+    /// A block of 2^order frames, aligned to its size, with unknown content.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::Exhausted`], after this CPU's own frames were drained in vain; [`AllocError::NoSuchCpu`].
+    #[inline]
+    pub fn allocate(
+        &self,
+        pin: &PinnedCpu,
+        order: Order,
+        owner: Owner,
+    ) -> Result<Block<'_>, AllocError> {
+        let frame = self.allocate_id(pin, order, owner)?;
+        Ok(Block::new(self, frame, order))
+    }
+
+    /// As [`allocate`](Self::allocate), without the value that frees it.
+    #[inline]
+    pub(super) fn allocate_id(
+        &self,
+        pin: &PinnedCpu,
+        order: Order,
+        owner: Owner,
+    ) -> Result<FrameId, AllocError> {
+        let kept = self.slot(pin).and_then(|slot| {
+            if order == Order::FRAME {
+                slot.small.pop().map(FrameId::new)
+            } else if order == Order::HUGE {
+                slot.huge.pop().map(|huge| HugeId::new(huge).first_frame())
+            } else {
+                None
+            }
+        });
+        let frame = match kept {
+            Some(frame) => frame,
+            None => self.allocate_slow(pin, order)?,
+        };
+        if let Some(record) = self.record(frame) {
+            record.hand_out(order, owner);
+        }
+        Ok(frame)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_slow(&self, pin: &PinnedCpu, order: Order) -> Result<FrameId, AllocError> {
+        let slot = self.slot(pin).ok_or(AllocError::NoSuchCpu {
+            cpu: pin.cpu(),
+            cpus: self.meta.cpus.len(),
+        })?;
+        if let Some(frame) = self.take_any(pin, slot, order) {
+            return Ok(frame);
+        }
+        // What this CPU keeps of the other kind may be what is missing.
+        self.drain(pin);
+        self.take_any(pin, slot, order)
+            .ok_or_else(|| AllocError::Exhausted {
+                order,
+                free: self.free_frames_exact(),
+                cached: self.cached_frames(),
+            })
+    }
+
+    fn take_any(&self, pin: &PinnedCpu, slot: &CpuSlot, order: Order) -> Option<FrameId> {
+        if order == Order::FRAME {
+            self.pop_small_slow(pin, slot)
+        } else if order == Order::HUGE {
+            self.pop_huge_slow(pin, slot).map(HugeId::first_frame)
+        } else if is_pair(order) {
+            self.find_pair(pin, slot)
+        } else {
+            self.find_run(pin, slot, order)
+        }
+    }
+
+    /// Takes back the block of `order` that begins at `pfn`.
+    ///
+    /// # Errors
+    ///
+    /// [`FreeError`]: nothing in use begins there, or not of that order, or it is mapped or shared.
+    ///
+    /// # Safety
+    ///
+    /// The block is the caller's, from [`Block::into_raw`], and nobody uses it any more. What can be seen to be wrong is
+    /// refused, but a frame that somebody else has since been given looks like the caller's own.
+    #[inline]
+    #[allow(unsafe_code)] // An unsafe fn is how a promise is asked for; its body has no unsafe operation.
+    pub unsafe fn free(&self, pin: &PinnedCpu, pfn: Pfn, order: Order) -> Result<(), FreeError> {
+        match self.frame(pfn) {
+            Some(frame) if frame.is_aligned(order) => self.free_id(Some(pin), frame, order),
+            _ => Err(self.refuse(pfn, order)),
+        }
+    }
+
+    /// Takes a block back. `None`: on no CPU's account.
+    #[inline]
+    pub(super) fn free_id(
+        &self,
+        pin: Option<&PinnedCpu>,
+        frame: FrameId,
+        order: Order,
+    ) -> Result<(), FreeError> {
+        let cpu = pin.map(PinnedCpu::cpu);
+        let done = self
+            .record(frame)
+            .map(|record| record.take_back(order, cpu));
+        if !matches!(done, Some(Ok(()))) {
+            return Err(self.refuse(self.pfn(frame), order));
+        }
+        let slot = pin.and_then(|pin| self.slot(pin));
+        match slot {
+            Some(slot) if order == Order::FRAME => {
+                if !slot.small.push(frame.get()) {
+                    self.push_small_slow(slot, frame);
+                }
+            }
+            Some(slot) if order == Order::HUGE => {
+                if !slot.huge.push(frame.huge().get()) {
+                    self.push_huge_slow(slot, frame.huge());
+                }
+            }
+            _ => self.give_block_slow(slot, frame, order),
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn give_block_slow(&self, slot: Option<&CpuSlot>, frame: FrameId, order: Order) {
+        self.give_block(slot, frame, order);
+    }
+
+    /// Why a block cannot be freed, from what is known a moment later.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn refuse(&self, pfn: Pfn, order: Order) -> FreeError {
+        let problem = match self.frame(pfn) {
+            None => FreeProblem::Outside {
+                first: self.start(),
+                last: self.pfn(FrameId::new(self.meta.records.len() - 1)),
+            },
+            Some(frame) if !frame.is_aligned(order) => FreeProblem::Misaligned,
+            Some(frame) => self.problem_of(frame, order),
+        };
+        FreeError {
+            pfn,
+            order,
+            problem,
+        }
+    }
+
+    fn problem_of(&self, frame: FrameId, order: Order) -> FreeProblem {
+        let history = self.record(frame).map(Record::history);
+        if let Some(
+            history @ History::InUse {
+                order: its,
+                flags,
+                references,
+                ..
+            },
+        ) = history
+        {
+            return if its != order {
+                FreeProblem::WrongOrder(history)
+            } else if flags.contains(Flags::MAPPED) {
+                FreeProblem::Mapped(history)
+            } else if references > 1 {
+                FreeProblem::Shared(history)
+            } else {
+                // In order by now: somebody else allocated it since.
+                FreeProblem::AlreadyFree(history)
+            };
+        }
+        if let Some((head, block)) = self.block_around(frame) {
+            return FreeProblem::Inside {
+                head: self.pfn(head),
+                block,
+            };
+        }
+        match history {
+            Some(history @ History::Freed { .. }) => FreeProblem::AlreadyFree(history),
+            _ if self.is_reserved(frame) => FreeProblem::Reserved,
+            _ => FreeProblem::NeverAllocated,
+        }
+    }
+
+    /// The block in use that a frame lies in without being its first.
+    pub(super) fn block_around(&self, frame: FrameId) -> Option<(FrameId, History)> {
+        (1..=Order::MAX.get()).map(Order::new).find_map(|order| {
+            let head = frame.align_down(order);
+            let history = self.record(head)?.history();
+            matches!(history, History::InUse { order: its, .. } if its >= order && head != frame)
+                .then_some((head, history))
+        })
+    }
+
+    /// Whether a frame that was never handed out is no memory of the allocator.
+    fn is_reserved(&self, frame: FrameId) -> bool {
+        if !self.tree(frame.tree()).is_present() {
+            return true;
+        }
+        match self.counter(frame.huge()).fill() {
+            Fill::Reserved => true,
+            Fill::Free | Fill::Whole => false,
+            Fill::Partial(_) | Fill::Full => {
+                self.bits(frame.huge()).all_used(frame.in_huge(), 1) && !self.is_kept(frame)
+            }
+        }
+    }
+
+    /// Whether a CPU keeps this single frame, as far as can be seen.
+    pub(super) fn is_kept(&self, frame: FrameId) -> bool {
+        let kept = |slot: &CpuSlot| slot.small.holds(frame.get());
+        self.meta.cpus.iter().any(kept)
+    }
+}

@@ -1,0 +1,285 @@
+//! One bit a frame: 512 of them, 64 bytes, one cache line, for each huge frame. A set bit is a frame in use, so zeroed
+//! memory says that all are free.
+//!
+//! Promise: a bit goes from 0 to 1 only for who sets it and saw it 0 (a claim), and back only through who claimed it.
+//! Claims acquire, releases release: what the last user did with a frame's content happened before the next one has it.
+//!
+//! A huge frame that is in use as a whole has its state in its counter (`huge`); its bits are then all 0.
+
+use super::index::HUGE_FRAMES;
+use super::sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release};
+
+/// Frames in one word.
+pub(super) const WORD: usize = 64;
+
+/// Words in one huge frame.
+pub(super) const WORDS: usize = HUGE_FRAMES / WORD;
+
+/// 64 frames.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct BitWord(AtomicU64);
+
+impl BitWord {
+    /// Claims up to `want` free frames, lowest first; the claimed ones' bits.
+    #[inline]
+    fn claim_any(&self, want: usize) -> u64 {
+        let mut old = self.0.load(Relaxed);
+        loop {
+            let free = !old;
+            if free == 0 {
+                return 0;
+            }
+            let take = lowest(free, want);
+            match self
+                .0
+                .compare_exchange_weak(old, old | take, AcqRel, Relaxed)
+            {
+                Ok(_) => return take,
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// Claims exactly `mask`, if all of it is free.
+    fn claim(&self, mask: u64) -> bool {
+        self.0
+            .fetch_update(AcqRel, Relaxed, |old| {
+                (old & mask == 0).then_some(old | mask)
+            })
+            .is_ok()
+    }
+
+    /// Claims `len` frames (a power of two, at most 64) that begin at a multiple of `len`.
+    fn claim_run(&self, len: usize) -> Option<usize> {
+        let mut old = self.0.load(Relaxed);
+        loop {
+            let at = aligned_run(!old, len)?;
+            let new = old | (ones(len) << at);
+            match self.0.compare_exchange_weak(old, new, AcqRel, Relaxed) {
+                Ok(_) => return Some(at),
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// Gives `mask` back. All of it was claimed.
+    #[inline]
+    pub(super) fn release(&self, mask: u64) {
+        self.0.fetch_and(!mask, Release);
+    }
+
+    /// The bits now.
+    pub(super) fn load(&self) -> u64 {
+        self.0.load(Acquire)
+    }
+
+    /// Sets bits that nobody else can be looking at.
+    pub(super) fn set(&self, bits: u64) {
+        self.0.store(bits, Release);
+    }
+}
+
+/// `len` ones at the low end.
+pub(super) const fn ones(len: usize) -> u64 {
+    if len >= WORD {
+        u64::MAX
+    } else {
+        (1 << len) - 1
+    }
+}
+
+/// The lowest `count` set bits of `set`.
+#[inline]
+fn lowest(set: u64, count: usize) -> u64 {
+    if set.count_ones() as usize <= count {
+        return set;
+    }
+    // Nearly always a plain run: a fresh word, or the rest of one.
+    let run = ones(count) << set.trailing_zeros();
+    if set & run == run {
+        return run;
+    }
+    let (mut rest, mut left) = (set, count);
+    while left > 0 {
+        rest &= rest - 1;
+        left -= 1;
+    }
+    set & !rest
+}
+
+/// The lowest multiple of `len` from which `len` bits of `free` are set.
+fn aligned_run(free: u64, len: usize) -> Option<usize> {
+    /// Bit 0 of each group of 2, 4, 8, 16, 32, 64 bits.
+    const STARTS: [u64; 7] = [
+        u64::MAX,
+        0x5555_5555_5555_5555,
+        0x1111_1111_1111_1111,
+        0x0101_0101_0101_0101,
+        0x0001_0001_0001_0001,
+        0x0000_0001_0000_0001,
+        1,
+    ];
+    let order = len.trailing_zeros() as usize;
+    let mut runs = free;
+    for step in 0..order {
+        runs &= runs >> (1 << step);
+    }
+    let at = (runs & STARTS[order]).trailing_zeros() as usize;
+    (at < WORD).then_some(at)
+}
+
+/// The words of one huge frame.
+#[derive(Clone, Copy)]
+pub(super) struct HugeBits<'a>(pub(super) &'a [BitWord]);
+
+impl HugeBits<'_> {
+    /// Claims `count` free frames, wherever they are, giving each word's number and its claimed bits to `sink`.
+    ///
+    /// The caller has reserved that many in the counter. So there always are as many 0 bits as outstanding reservations:
+    /// the loop ends; it goes round again only when others took bits here and gave others back behind our eyes.
+    pub(super) fn claim_reserved(self, count: usize, mut sink: impl FnMut(usize, u64)) {
+        let mut left = count;
+        loop {
+            for (index, word) in self.0.iter().enumerate() {
+                let taken = word.claim_any(left);
+                if taken != 0 {
+                    sink(index, taken);
+                    left -= taken.count_ones() as usize;
+                    if left == 0 {
+                        return;
+                    }
+                }
+            }
+            super::sync::pause();
+        }
+    }
+
+    /// Whether [`claim_run`](Self::claim_run) has a chance, only looking.
+    pub(super) fn has_run(self, len: usize) -> bool {
+        if len <= WORD {
+            self.0
+                .iter()
+                .any(|word| aligned_run(!word.load(), len).is_some())
+        } else {
+            self.0
+                .chunks(len / WORD)
+                .any(|words| words.iter().all(|word| word.load() == 0))
+        }
+    }
+
+    /// Claims `len` frames (a power of two, below 512) that begin at a multiple of `len`; the first one's number.
+    pub(super) fn claim_run(self, len: usize) -> Option<usize> {
+        if len <= WORD {
+            let found =
+                |(index, word): (usize, &BitWord)| word.claim_run(len).map(|at| index * WORD + at);
+            self.0.iter().enumerate().find_map(found)
+        } else {
+            (0..HUGE_FRAMES)
+                .step_by(len)
+                .find(|&at| self.claim_range(at, len))
+        }
+    }
+
+    /// Claims exactly the `len` frames from `at`; all or nothing.
+    pub(super) fn claim_range(self, at: usize, len: usize) -> bool {
+        for (done, (index, mask)) in masks(at, len).enumerate() {
+            if !self.0[index].claim(mask) {
+                for (index, mask) in masks(at, len).take(done) {
+                    self.0[index].release(mask);
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Gives the `len` frames from `at` back.
+    pub(super) fn release_range(self, at: usize, len: usize) {
+        for (index, mask) in masks(at, len) {
+            self.0[index].release(mask);
+        }
+    }
+
+    /// Sets all bits, of frames that are the caller's as one block.
+    pub(super) fn set_all(self) {
+        for word in self.0 {
+            word.set(u64::MAX);
+        }
+    }
+
+    /// Where the last frame in use among the `len` from `at` is.
+    pub(super) fn last_used(self, at: usize, len: usize) -> Option<usize> {
+        let mut last = None;
+        for (index, mask) in masks(at, len) {
+            let used = self.0[index].load() & mask;
+            if used != 0 {
+                last = Some(index * WORD + (WORD - 1 - used.leading_zeros() as usize));
+            }
+        }
+        last
+    }
+
+    /// Whether all of the `len` frames from `at` are in use.
+    pub(super) fn all_used(self, at: usize, len: usize) -> bool {
+        masks(at, len).all(|(index, mask)| self.0[index].load() & mask == mask)
+    }
+}
+
+/// The words and the bits in them that `len` frames from `at` make up.
+fn masks(at: usize, len: usize) -> impl Iterator<Item = (usize, u64)> {
+    let end = at + len;
+    (at / WORD..end.div_ceil(WORD)).map(move |index| {
+        let start = index * WORD;
+        let from = at.max(start) - start;
+        let to = end.min(start + WORD) - start;
+        (index, ones(to - from) << from)
+    })
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use super::{aligned_run, lowest, masks};
+    use std::vec::Vec;
+
+    #[test]
+    fn runs_agree_with_trying_every_place() {
+        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..2000 {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            // Denser words have longer runs.
+            let free = seed | seed.rotate_left(21) | seed.rotate_left(40);
+            for order in 0..7 {
+                let len = 1_usize << order;
+                let naive = (0..64)
+                    .step_by(len)
+                    .find(|at| (*at..at + len).all(|bit| free >> bit & 1 == 1));
+                assert_eq!(aligned_run(free, len), naive, "{free:#x} {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn lowest_takes_the_lowest() {
+        assert_eq!(lowest(0b1011_0110, 3), 0b1_0110);
+        assert_eq!(lowest(0b1011_0110, 9), 0b1011_0110);
+        assert_eq!(lowest(u64::MAX, 64), u64::MAX);
+        assert_eq!(lowest(u64::MAX << 60, 2), 0b11 << 60);
+    }
+
+    #[test]
+    fn masks_cover_each_frame_once() {
+        for (at, len) in [(0, 512), (63, 2), (5, 1), (100, 300), (448, 64), (64, 128)] {
+            let frames: Vec<usize> = masks(at, len)
+                .flat_map(|(word, mask)| {
+                    (0..64)
+                        .filter(move |bit| mask >> bit & 1 == 1)
+                        .map(move |bit| word * 64 + bit)
+                })
+                .collect();
+            assert_eq!(frames, (at..at + len).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The front: each CPU's stack of single frames and of huge frames.
+//!
+//! ```text
+//!   slots   [ oldest ............ newest |       |       ]
+//!           0                          len     limit     capacity
+//!           taken from the top, put on the top; a full stack gives its oldest half back
+//! ```
+//!
+//! **Protocol.** Only the CPU itself touches its stack, and only with a [`PinnedCpu`], so plain loads and stores do; no
+//! locked instruction but the one that proves the free (`record`). Others may *request* that it be emptied: they raise
+//! `floor` and lower `limit`, so that the CPU's own next take or free fails the comparison it makes anyway and comes to
+//! the slow path, which empties the stack and resets both. Whoever needs it done now sends an interrupt to that CPU, which
+//! calls [`FrameAllocator::drain_if_requested`]. A stopped CPU's stack is emptied by who holds its `PinnedCpu`.
+//!
+//! Frames in a stack are in use for the levels below (bits set, counters raised), and free in their record.
+
+use core::marker::PhantomData;
+
+use super::FrameAllocator;
+use super::index::{FrameId, HugeId, Order};
+use super::sync::{AtomicU32, AtomicUsize, Relaxed};
+
+/// Single frames that a CPU keeps at most, 512 KiB. Linux's batch of 63 and high mark above it is of that size
+/// (mm/page_alloc.c, `zone_batchsize`).
+pub(super) const SMALL: usize = 128;
+
+/// Huge frames that a CPU keeps at most, 16 MiB.
+pub(super) const HUGE: usize = 8;
+
+/// Proof that the code that has it runs on this CPU, will go on running there, and is not interrupted by other code that
+/// uses the allocator, as long as this value lives.
+#[derive(Debug)]
+pub struct PinnedCpu {
+    cpu: u16,
+    /// The proof is about this CPU: it must not move to another.
+    here: PhantomData<*mut ()>,
+}
+
+impl PinnedCpu {
+    /// The proof for the CPU with this number (counted from 0, as the allocator's [`CpuSlot`]s are).
+    ///
+    /// # Safety
+    ///
+    /// As long as the value lives, no other one for the same CPU is used: the caller has interrupts (or at least preemption
+    /// and all handlers that allocate) off on that CPU, or has stopped it. What the last one did happened before this.
+    #[inline]
+    #[must_use]
+    #[allow(unsafe_code)] // An unsafe constructor is how a promise is asked for.
+    pub const unsafe fn new(cpu: u16) -> Self {
+        Self {
+            cpu,
+            here: PhantomData,
+        }
+    }
+
+    /// The CPU's number.
+    #[inline]
+    #[must_use]
+    pub const fn cpu(&self) -> u16 {
+        self.cpu
+    }
+}
+
+/// A stack of at most `N` numbers. All zero: empty, and its first use takes the slow path, which sets `limit`.
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct Stack<const N: usize> {
+    len: AtomicU32,
+    /// Not to be taken from at or below: 0, or [`REQUESTED`].
+    floor: AtomicU32,
+    /// Not to be put on at or above.
+    limit: AtomicU32,
+    slots: [AtomicUsize; N],
+}
+
+/// The floor of a stack that is to be emptied.
+const REQUESTED: u32 = u32::MAX;
+
+impl<const N: usize> Default for Stack<N> {
+    fn default() -> Self {
+        Self {
+            len: AtomicU32::new(0),
+            floor: AtomicU32::new(0),
+            limit: AtomicU32::new(0),
+            slots: core::array::from_fn(|_| AtomicUsize::new(0)),
+        }
+    }
+}
+
+impl<const N: usize> Stack<N> {
+    #[inline]
+    pub(super) fn pop(&self) -> Option<usize> {
+        let len = self.len.load(Relaxed);
+        if len <= self.floor.load(Relaxed) {
+            return None;
+        }
+        self.len.store(len - 1, Relaxed);
+        Some(self.slots[(len - 1) as usize % N].load(Relaxed))
+    }
+
+    #[inline]
+    pub(super) fn push(&self, number: usize) -> bool {
+        let len = self.len.load(Relaxed);
+        if len >= self.limit.load(Relaxed) {
+            return false;
+        }
+        self.slots[len as usize % N].store(number, Relaxed);
+        self.len.store(len + 1, Relaxed);
+        true
+    }
+
+    /// As [`push`](Self::push), whatever the limit says: for a stack that was just found empty.
+    pub(super) fn put(&self, number: usize) {
+        let len = self.len.load(Relaxed);
+        self.slots[len as usize % N].store(number, Relaxed);
+        self.len.store(len + 1, Relaxed);
+    }
+
+    /// How many it holds; from another CPU, how many it held a moment ago.
+    pub(super) fn len(&self) -> usize {
+        self.len.load(Relaxed) as usize
+    }
+
+    /// Whether it holds `number`; from another CPU, a moment ago.
+    pub(super) fn holds(&self, number: usize) -> bool {
+        let used = &self.slots[..self.len().min(N)];
+        used.iter().any(|slot| slot.load(Relaxed) == number)
+    }
+
+    /// Asks for it to be emptied.
+    fn request(&self) {
+        self.floor.store(REQUESTED, Relaxed);
+        self.limit.store(0, Relaxed);
+    }
+
+    /// Lets it be filled up to `limit`. Returns whether it was to be emptied.
+    fn settle(&self, limit: usize) -> bool {
+        let requested = self.floor.load(Relaxed) == REQUESTED;
+        // The limit first: a request that comes in between is seen the next time, by its floor.
+        self.limit.store(limit as u32, Relaxed);
+        if requested {
+            self.floor.store(0, Relaxed);
+        }
+        requested
+    }
+
+    /// Takes the `count` oldest out, giving each to `sink`.
+    fn take_oldest(&self, count: usize, mut sink: impl FnMut(usize)) {
+        let len = self.len();
+        let count = count.min(len);
+        for slot in &self.slots[..count] {
+            sink(slot.load(Relaxed));
+        }
+        for (to, from) in self.slots.iter().zip(&self.slots[count..len]) {
+            to.store(from.load(Relaxed), Relaxed);
+        }
+        self.len.store((len - count) as u32, Relaxed);
+    }
+}
+
+/// What one CPU has of its own.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct CpuSlot {
+    pub(super) small: Stack<SMALL>,
+    pub(super) huge: Stack<HUGE>,
+    pub(super) homes: Homes,
+}
+
+/// The trees that a CPU has reserved, each plus one; 0 for none. And its part of the count of free frames.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub(super) struct Homes {
+    pub(super) small: AtomicUsize,
+    pub(super) huge: AtomicUsize,
+    /// A change of the count of free frames that is not in the common count yet, modulo 2^bits.
+    pub(super) free: AtomicUsize,
+}
+
+impl FrameAllocator<'_> {
+    /// What the slow path begins with: follows a request to empty, and opens a stack not used yet.
+    pub(super) fn settle(&self, slot: &CpuSlot) {
+        let small = slot.small.settle(self.small_limit);
+        let huge = slot.huge.settle(self.huge_limit);
+        if small || huge {
+            self.empty(slot, SMALL, HUGE);
+        }
+    }
+
+    /// Puts a single frame on its CPU's full stack, after the oldest have been given back.
+    #[cold]
+    pub(super) fn push_small_slow(&self, slot: &CpuSlot, frame: FrameId) {
+        self.settle(slot);
+        if slot.small.push(frame.get()) {
+            return;
+        }
+        self.empty(slot, self.small_limit.div_ceil(2), 0);
+        if !slot.small.push(frame.get()) {
+            self.give_small(Some(slot), core::iter::once(frame.get()));
+        }
+    }
+
+    /// As [`push_small_slow`](Self::push_small_slow), for a huge frame.
+    #[cold]
+    pub(super) fn push_huge_slow(&self, slot: &CpuSlot, huge: HugeId) {
+        self.settle(slot);
+        if slot.huge.push(huge.get()) {
+            return;
+        }
+        self.empty(slot, 0, self.huge_limit.div_ceil(2));
+        if !slot.huge.push(huge.get()) {
+            self.give_whole(Some(slot), huge);
+        }
+    }
+
+    /// Takes a single frame for an empty stack, and fills it.
+    #[cold]
+    pub(super) fn pop_small_slow(&self, pin: &PinnedCpu, slot: &CpuSlot) -> Option<FrameId> {
+        self.settle(slot);
+        if let Some(frame) = slot.small.pop() {
+            return Some(FrameId::new(frame));
+        }
+        self.refill_small(pin, slot)
+    }
+
+    /// Takes a huge frame for an empty stack, and fills it.
+    #[cold]
+    pub(super) fn pop_huge_slow(&self, pin: &PinnedCpu, slot: &CpuSlot) -> Option<HugeId> {
+        self.settle(slot);
+        if let Some(huge) = slot.huge.pop() {
+            return Some(HugeId::new(huge));
+        }
+        self.refill_huge(pin, slot)
+    }
+
+    /// Gives the oldest of a CPU's stacks back.
+    fn empty(&self, slot: &CpuSlot, small: usize, huge: usize) {
+        if small > 0 {
+            let mut oldest = [0; SMALL];
+            let mut len = 0;
+            slot.small.take_oldest(small, |frame| {
+                oldest[len] = frame;
+                len += 1;
+            });
+            self.give_small(Some(slot), oldest[..len].iter().copied());
+        }
+        slot.huge
+            .take_oldest(huge, |huge| self.give_whole(Some(slot), HugeId::new(huge)));
+    }
+
+    /// Gives all that this CPU keeps back, and the trees it has reserved: before it stops, or when memory is short.
+    pub fn drain(&self, pin: &PinnedCpu) {
+        let Some(slot) = self.slot(pin) else { return };
+        slot.small.settle(self.small_limit);
+        slot.huge.settle(self.huge_limit);
+        self.empty(slot, SMALL, HUGE);
+        self.leave_homes(pin, slot);
+        self.flush_free(slot);
+    }
+
+    /// Asks every CPU to give back what it keeps: each does at its next slow path, or in
+    /// [`drain_if_requested`](Self::drain_if_requested).
+    pub fn request_drain(&self) {
+        for slot in self.meta.cpus {
+            if slot.small.len() > 0 {
+                slot.small.request();
+            }
+            if slot.huge.len() > 0 {
+                slot.huge.request();
+            }
+        }
+    }
+
+    /// Does what [`request_drain`](Self::request_drain) asked of this CPU: for idle loops and interrupts.
+    pub fn drain_if_requested(&self, pin: &PinnedCpu) {
+        if let Some(slot) = self.slot(pin) {
+            self.settle(slot);
+        }
+    }
+
+    /// How many frames all CPUs keep, about.
+    #[must_use]
+    pub fn cached_frames(&self) -> usize {
+        let kept = |slot: &CpuSlot| slot.small.len() + slot.huge.len() * Order::HUGE.frames();
+        self.meta.cpus.iter().map(kept).sum()
+    }
+}
+
+#[cfg(test)]
+mod fits {
+    /// What a record remembers of a CPU has to be its number.
+    const _: () = assert!(super::super::record::MAX_REFERENCES > u16::MAX as u32);
+}

@@ -1,0 +1,213 @@
+//! Which tree to take from.
+//!
+//! Each CPU reserves one tree for what is smaller than a huge frame and another one for huge frames, so that CPUs do not
+//! share cache lines and small blocks do not spread over all memory. When its tree has nothing fitting, in this order:
+//!
+//! 1. a partly free huge frame in an unreserved tree nearby, before a whole one is broken anywhere;
+//! 2. a wholly free one in its own tree, then in an unreserved tree, which becomes its own;
+//! 3. *stealing*: any tree, reserved or not, partly free ones first.
+//!
+//! The counts of trees lag (`tree`), so an allocation may fail while another CPU is between two steps of giving back what
+//! would have fitted; who can wait tries again.
+
+use super::FrameAllocator;
+use super::cache::{CpuSlot, PinnedCpu, SMALL};
+use super::index::{FrameId, HugeId, Order, TreeId};
+use super::sync::{AtomicUsize, Relaxed};
+use super::tree::Tree;
+
+/// How many trees are looked at for partly free huge frames before a whole one is broken: 64 GiB, 8 KiB of counts.
+const NEARBY: usize = 1024;
+
+/// The same for runs, which a partly free huge frame may well not have: all bits have to be looked at.
+const NEARBY_RUNS: usize = 16;
+
+/// What is wanted of a tree.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Want {
+    /// Partly free huge frames.
+    Partial,
+    /// Wholly free ones.
+    Whole,
+}
+
+impl Want {
+    #[inline]
+    fn is_in(self, tree: &Tree) -> bool {
+        let (whole, partial) = tree.counts();
+        match self {
+            Self::Partial => partial > 0,
+            Self::Whole => whole > 0,
+        }
+    }
+}
+
+impl FrameAllocator<'_> {
+    /// Takes one frame to hand out, and fills a CPU's empty stack of single frames by half.
+    pub(super) fn refill_small(&self, pin: &PinnedCpu, slot: &CpuSlot) -> Option<FrameId> {
+        let want = self.small_limit.div_ceil(2).clamp(1, SMALL / 2);
+        let mut frames = [0; SMALL / 2];
+        let mut len = 0;
+        let mut sink = |frame| {
+            frames[len] = frame;
+            len += 1;
+        };
+        self.search(pin, slot, NEARBY, |tree, kind| {
+            let got = match kind {
+                Want::Partial => self.take_partial(tree, want, &mut sink),
+                Want::Whole => self.take_breaking(tree, want, &mut sink),
+            };
+            (got > 0).then_some(())
+        })?;
+        self.count_free(Some(slot), -(len as isize));
+        // From the last to the first: they are handed out in the order of their addresses.
+        for &frame in frames[1..len].iter().rev() {
+            slot.small.put(frame);
+        }
+        Some(FrameId::new(frames[0]))
+    }
+
+    /// Takes a run of `order`, 1 to 8.
+    pub(super) fn find_run(
+        &self,
+        pin: &PinnedCpu,
+        slot: &CpuSlot,
+        order: Order,
+    ) -> Option<FrameId> {
+        let found = self.search(pin, slot, NEARBY_RUNS, |tree, kind| match kind {
+            Want::Partial => self.take_run(tree, order),
+            Want::Whole => self.take_run_breaking(tree, order),
+        })?;
+        self.count_free(Some(slot), -(order.frames() as isize));
+        Some(found)
+    }
+
+    /// Takes one huge frame to hand out, and some for the CPU's empty stack.
+    pub(super) fn refill_huge(&self, pin: &PinnedCpu, slot: &CpuSlot) -> Option<HugeId> {
+        let found = self.search_whole(pin, slot, |tree| self.take_whole(tree))?;
+        let mut taken = 1;
+        for _ in 1..self.huge_limit.div_ceil(2) {
+            // More only from where the first came from: extra ones are not worth a search.
+            let Some(more) = self.take_whole(found.tree()) else {
+                break;
+            };
+            taken += 1;
+            slot.huge.put(more.get());
+        }
+        self.count_free(Some(slot), -(taken * Order::HUGE.frames() as isize));
+        Some(found)
+    }
+
+    /// Takes a block of order 10.
+    pub(super) fn find_pair(&self, pin: &PinnedCpu, slot: &CpuSlot) -> Option<FrameId> {
+        let found = self.search_whole(pin, slot, |tree| self.take_pair(tree))?;
+        self.count_free(Some(slot), -(Order::MAX.frames() as isize));
+        Some(found)
+    }
+
+    /// Tries trees for something smaller than a huge frame until `take` has some.
+    fn search<T>(
+        &self,
+        pin: &PinnedCpu,
+        slot: &CpuSlot,
+        nearby: usize,
+        mut take: impl FnMut(TreeId, Want) -> Option<T>,
+    ) -> Option<T> {
+        let home = &slot.homes.small;
+        let own = self.home(home);
+        let start = own.map_or_else(|| self.start_of(pin), TreeId::get);
+        if let Some(got) = own.and_then(|own| take(own, Want::Partial)) {
+            return Some(got);
+        }
+        let near = self.around(start).take(nearby);
+        if let Some(got) = self.settle_in(pin, home, near, Want::Partial, &mut take) {
+            return Some(got);
+        }
+        if let Some(got) = own.and_then(|own| take(own, Want::Whole)) {
+            return Some(got);
+        }
+        if let Some(got) = self.settle_in(pin, home, self.around(start), Want::Whole, &mut take) {
+            return Some(got);
+        }
+        [Want::Partial, Want::Whole].into_iter().find_map(|kind| {
+            self.around(start)
+                .filter(|&tree| kind.is_in(self.tree(tree)))
+                .find_map(|tree| take(tree, kind))
+        })
+    }
+
+    /// Tries trees for wholly free huge frames until `take` has some.
+    fn search_whole<T>(
+        &self,
+        pin: &PinnedCpu,
+        slot: &CpuSlot,
+        mut take: impl FnMut(TreeId) -> Option<T>,
+    ) -> Option<T> {
+        let home = &slot.homes.huge;
+        let own = self.home(home);
+        if let Some(got) = own.and_then(&mut take) {
+            return Some(got);
+        }
+        // Downwards from the end of the CPU's part, away from where small blocks begin.
+        let trees = self.meta.trees.len();
+        let start = own.map_or_else(|| self.start_of(pin), TreeId::get);
+        let down = (1..=trees).map(|back| TreeId::new((start + trees - back) % trees));
+        let mut either = |tree, _| take(tree);
+        if let Some(got) = self.settle_in(pin, home, down.clone(), Want::Whole, &mut either) {
+            return Some(got);
+        }
+        down.filter(|&tree| Want::Whole.is_in(self.tree(tree)))
+            .find_map(take)
+    }
+
+    /// Takes from the first of `trees` that nobody has reserved and that has what is wanted, and makes it the CPU's own.
+    fn settle_in<T>(
+        &self,
+        pin: &PinnedCpu,
+        home: &AtomicUsize,
+        trees: impl Iterator<Item = TreeId>,
+        kind: Want,
+        take: &mut impl FnMut(TreeId, Want) -> Option<T>,
+    ) -> Option<T> {
+        for id in trees {
+            let tree = self.tree(id);
+            if !kind.is_in(tree) || !tree.is_unreserved() || !tree.reserve(pin.cpu()) {
+                continue;
+            }
+            if let Some(got) = take(id, kind) {
+                if let Some(old) = self.home(home) {
+                    self.tree(old).unreserve(pin.cpu());
+                }
+                home.store(id.get() + 1, Relaxed);
+                return Some(got);
+            }
+            tree.unreserve(pin.cpu());
+        }
+        None
+    }
+
+    /// Gives up the trees that a CPU has reserved.
+    pub(super) fn leave_homes(&self, pin: &PinnedCpu, slot: &CpuSlot) {
+        for home in [&slot.homes.small, &slot.homes.huge] {
+            if let Some(tree) = self.home(home) {
+                self.tree(tree).unreserve(pin.cpu());
+                home.store(0, Relaxed);
+            }
+        }
+    }
+
+    fn home(&self, home: &AtomicUsize) -> Option<TreeId> {
+        home.load(Relaxed).checked_sub(1).map(TreeId::new)
+    }
+
+    /// Where a CPU without a tree begins to look.
+    fn start_of(&self, pin: &PinnedCpu) -> usize {
+        usize::from(pin.cpu()) * self.meta.trees.len() / self.meta.cpus.len()
+    }
+
+    /// All trees, from one on and round.
+    fn around(&self, start: usize) -> impl Iterator<Item = TreeId> + use<> {
+        let trees = self.meta.trees.len();
+        (start..trees).chain(0..start).map(TreeId::new)
+    }
+}
