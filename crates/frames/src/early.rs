@@ -115,7 +115,8 @@ impl EarlyFrames {
         if state.released[..state.released_len].contains(&frame) {
             return Err(ReleaseError::AlreadyReleased(frame));
         }
-        state.counts.in_use -= 1;
+        // A frame that was counted as lost is remembered nowhere, so its second release looks like a first one.
+        state.counts.in_use = state.counts.in_use.saturating_sub(1);
         if state.undo(frame) {
             state.counts.free += 1;
             return Ok(());

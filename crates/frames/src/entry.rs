@@ -8,8 +8,8 @@ use kspace_layout::{PhysAddr, PhysRange};
 /// info shares (Xen `public/arch-x86/hvm/start_info.h`), with Linux's additions (`asm/e820/types.h`).
 ///
 /// Ordered by how restrictive the kind is: where two entries overlap, the greater wins, as in Linux's
-/// `e820__update_table`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// `e820__update_table`. Two kinds are equal when their codes are.
+#[derive(Clone, Copy, Debug, Eq)]
 pub enum MemoryKind {
     /// 1: free for use.
     Ram,
@@ -54,6 +54,12 @@ impl MemoryKind {
             Self::Persistent => 7,
             Self::Other(code) => code,
         }
+    }
+}
+
+impl PartialEq for MemoryKind {
+    fn eq(&self, other: &Self) -> bool {
+        self.code() == other.code()
     }
 }
 

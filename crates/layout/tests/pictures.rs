@@ -7,9 +7,6 @@ const LAST_RAM: PhysAddr = PhysAddr::new((4 << 30) - 1);
 /// The file `docs/pictures.md`, as it should be.
 fn pictures() -> String {
     let x86_64 = |mode| X86_64::new(mode, LAST_RAM).build().unwrap();
-    let i386 = I386::new(Split::ThreeG, PagingMode::Pae, LAST_RAM)
-        .build()
-        .unwrap();
     let mut text = String::from(
         "# The layouts\n\
          \n\
@@ -19,11 +16,37 @@ fn pictures() -> String {
     for (title, layout) in [
         ("x86-64, 4-level paging", x86_64(PagingMode::FourLevel)),
         ("x86-64, 5-level paging", x86_64(PagingMode::FiveLevel)),
-        ("i386, 3G split, PAE, high memory, 4 GiB of RAM", i386),
     ] {
         text += &section(title, &layout);
     }
+    for (title, layout) in every_i386() {
+        text += &section(&title, &layout);
+    }
     text
+}
+
+/// Every combination of split, paging mode and high memory that there is: with high memory 4 GiB of RAM, without it 512 MiB.
+fn every_i386() -> Vec<(String, Layout)> {
+    const NO_HIGH_MEMORY: PhysAddr = PhysAddr::new((512 << 20) - 1);
+    let mut layouts = Vec::new();
+    for split in Split::ALL {
+        for mode in [PagingMode::Pae, PagingMode::TwoLevel] {
+            for (highmem, last_ram) in [(true, LAST_RAM), (false, NO_HIGH_MEMORY)] {
+                // The splits that are not a multiple of 1 GiB do not exist with PAE.
+                if let Ok(layout) = I386::new(split, mode, last_ram).highmem(highmem).build() {
+                    let words = if highmem {
+                        "high memory, 4 GiB"
+                    } else {
+                        "no high memory, 512 MiB"
+                    };
+                    let title = format!("i386, {split} split, {mode}, {words} of RAM");
+                    layouts.push((title, layout));
+                }
+            }
+        }
+    }
+    assert_eq!(layouts.len(), 16);
+    layouts
 }
 
 fn section(title: &str, layout: &Layout) -> String {

@@ -49,7 +49,7 @@ impl<M: ?Sized> Copy for Walker<'_, M> {}
 impl<'m, M: EntryRead + ?Sized> Walker<'m, M> {
     /// A walker from the root that `root` names, on a machine without limits.
     ///
-    /// `root` may be a raw value of CR3: the bits that are not address are ignored (Intel SDM vol. 3, tables 5-3, 5-7, 5-12).
+    /// `root` may carry the low bits of CR3 (PCID, PWT, PCD): those that are not address are ignored (Intel SDM vol. 3, tables 5-3, 5-7, 5-12).
     #[must_use]
     pub const fn new(mode: PagingMode, root: PhysAddr, memory: &'m M) -> Self {
         let root = match mode {
