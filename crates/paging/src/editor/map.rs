@@ -40,15 +40,22 @@ impl Plan {
     /// Stores leaves at `level` for the addresses from `first` on.
     #[inline]
     fn fill<F: EntryFormat>(&self, slots: &[Slot<F>], level: u8, first: u64) {
-        let (bits, size) = (
-            self.leaf_bits[level as usize - 1],
-            1 << F::FORMAT.shift(level),
-        );
-        let mut phys = self.phys(first);
-        for slot in slots {
-            F::Raw::store(slot, F::FORMAT.leaf_address(level, phys) | bits);
-            phys += size;
+        let (phys, bits) = (self.phys(first), self.leaf_bits[level as usize - 1]);
+        match level {
+            1 => fill_level::<F, 1>(slots, phys, bits),
+            2 => fill_level::<F, 2>(slots, phys, bits),
+            _ => fill_level::<F, 3>(slots, phys, bits),
         }
+    }
+}
+
+/// The same with the level known to the compiler: entries differ by a constant then, and need not wait for each other.
+#[inline]
+fn fill_level<F: EntryFormat, const LEVEL: u8>(slots: &[Slot<F>], phys: u64, bits: u64) {
+    let mut phys = phys;
+    for slot in slots {
+        F::Raw::store(slot, F::FORMAT.leaf_address(LEVEL, phys) | bits);
+        phys += 1 << F::FORMAT.shift(LEVEL);
     }
 }
 
