@@ -167,7 +167,8 @@ fn host_rows(options: &BenchOptions) -> Result<Vec<Row>> {
     command.args([
         "run",
         "--quiet",
-        "--release",
+        "--profile",
+        "measured",
         "--package",
         "kspace-bench",
         "--",
