@@ -30,6 +30,7 @@ mod repair;
 mod reserved;
 mod sanitise;
 mod size;
+pub mod zone;
 
 pub use allocator::{
     AddError, AllocError, BitWord, Block, Constraint, Contiguous, CpuSlot, Flags, FrameAllocator,

@@ -1,0 +1,114 @@
+//! What a zone needs of the allocator below it.
+
+use kspace_layout::Pfn;
+
+use crate::{Block, Constraint, FrameAllocator, Order, Owner, PinnedCpu};
+
+/// An allocator of the frames of one zone.
+pub trait ZoneFrames {
+    /// Proof of the CPU that allocates.
+    type Cpu;
+    /// An owned block.
+    type Block<'a>
+    where
+        Self: 'a;
+
+    /// Frames that it manages, free or not.
+    fn managed_frames(&self) -> u64;
+
+    /// Frames that are free, as far as one load tells: wrong by up to [`drift`](Self::drift).
+    fn free_frames(&self) -> u64;
+
+    /// Frames that are free, exactly as long as nobody allocates or frees. It may take a look at each CPU.
+    fn free_frames_exact(&self) -> u64;
+
+    /// By how much [`free_frames`](Self::free_frames) may be wrong. Near a mark the exact count decides, as in Linux
+    /// (`percpu_drift_mark`): else small zones would be emptied by what CPUs have not counted yet.
+    fn drift(&self) -> u64;
+
+    /// How many free blocks of exactly this order there are.
+    fn free_blocks(&self, order: Order) -> u64;
+
+    /// A block of 2^order frames with unknown content; none above the frame `last`, if that is given.
+    fn allocate(
+        &self,
+        cpu: &Self::Cpu,
+        order: Order,
+        owner: Owner,
+        last: Option<Pfn>,
+    ) -> Option<Self::Block<'_>>;
+
+    /// The first frame of a block.
+    fn first(block: &Self::Block<'_>) -> Pfn;
+}
+
+/// [`FrameAllocator::free_frames`] is wrong by at most 1024 frames for each CPU; this is for 256 of them: zones with less than
+/// 1 GiB above a mark are counted exactly.
+const MAX_DRIFT: u64 = 1024 * 256;
+
+impl ZoneFrames for FrameAllocator<'_> {
+    type Cpu = PinnedCpu;
+    type Block<'a>
+        = Block<'a>
+    where
+        Self: 'a;
+
+    #[inline]
+    fn managed_frames(&self) -> u64 {
+        Self::managed_frames(self) as u64
+    }
+
+    #[inline]
+    fn free_frames(&self) -> u64 {
+        Self::free_frames(self) as u64
+    }
+
+    fn free_frames_exact(&self) -> u64 {
+        Self::free_frames_exact(self) as u64
+    }
+
+    #[inline]
+    fn drift(&self) -> u64 {
+        MAX_DRIFT
+    }
+
+    /// It keeps no lists by order: whole huge frames count as order 9, the rest as single frames.
+    fn free_blocks(&self, order: Order) -> u64 {
+        let huges = self.free_huges() as u64;
+        match order {
+            Order::HUGE => huges,
+            Order::FRAME => {
+                let whole = huges * Order::HUGE.frames() as u64;
+                (Self::free_frames(self) as u64).saturating_sub(whole)
+            }
+            _ => 0,
+        }
+    }
+
+    #[inline]
+    fn allocate(
+        &self,
+        cpu: &PinnedCpu,
+        order: Order,
+        owner: Owner,
+        last: Option<Pfn>,
+    ) -> Option<Block<'_>> {
+        let Some(last) = last else {
+            return Self::allocate(self, cpu, order, owner).ok();
+        };
+        let within = Constraint {
+            align: order.frames(),
+            last,
+        };
+        let range = self.allocate_contiguous(cpu, order.frames(), within, owner);
+        let mut only = None;
+        // A range of that length and alignment is one block.
+        range.ok()?.into_blocks(|block| only = Some(block));
+        only
+    }
+
+    #[inline]
+    fn first(block: &Block<'_>) -> Pfn {
+        block.pfn()
+    }
+}

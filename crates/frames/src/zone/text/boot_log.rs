@@ -1,0 +1,109 @@
+//! What Linux's boot log says of nodes and zones (`free_area_init`, mm/mm_init.c). Lines end without a line break after the
+//! last, as log messages do.
+
+use core::fmt;
+
+use kspace_layout::FRAME_SIZE;
+
+use crate::zone::{NodeId, Nodes, ZoneKind, ZoneLimits, ZoneSpan};
+
+/// Frames from the first to before `end`, as `[mem 0x0000000000001000-0x0000000000ffffff]`.
+struct Mem(u64, u64);
+
+impl fmt::Display for Mem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let last = self.1 * FRAME_SIZE - 1;
+        write!(f, "[mem {:#018x}-{last:#018x}]", self.0 * FRAME_SIZE)
+    }
+}
+
+/// `Zone ranges:`, and which addresses each kind of zone has, Movable's start on each node, and all ranges of RAM with their
+/// nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct ZoneRanges<'a> {
+    /// The RAM.
+    pub nodes: &'a Nodes,
+    /// The kinds of zone.
+    pub limits: &'a ZoneLimits,
+}
+
+impl fmt::Display for ZoneRanges<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (first, end) = (self.nodes.first(), self.nodes.end());
+        f.write_str("Zone ranges:")?;
+        for kind in self
+            .limits
+            .kinds()
+            .iter()
+            .filter(|kind| **kind != ZoneKind::Movable)
+        {
+            let bounds = self.limits.bounds(*kind).unwrap_or((0, 0));
+            let (start, stop) = (bounds.0.max(first), bounds.1.min(end));
+            if start < stop {
+                write!(f, "\n  {kind:<8} {}", Mem(start, stop))?;
+            } else {
+                write!(f, "\n  {kind:<8} empty")?;
+            }
+        }
+        f.write_str("\nMovable zone start for each node")?;
+        for node in self.nodes.nodes() {
+            let zone = self.nodes.zone(self.limits, node, ZoneKind::Movable);
+            if zone.spanned() > 0 {
+                write!(f, "\n  Node {node}: {:#018x}", zone.start() * FRAME_SIZE)?;
+            }
+        }
+        f.write_str("\nEarly memory node ranges")?;
+        for block in self.nodes.blocks() {
+            let (start, end) = block.frames();
+            write!(
+                f,
+                "\n  node {:>3}: {}",
+                block.node(),
+                Mem(start.as_u64(), end)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// `Initmem setup node 0 [mem …]`: from a node's first frame to its last.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeLines<'a> {
+    /// The RAM.
+    pub nodes: &'a Nodes,
+    /// The node.
+    pub node: NodeId,
+}
+
+impl fmt::Display for NodeLines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = self.node;
+        match self.nodes.bounds_of(node) {
+            Some((start, end)) => write!(f, "Initmem setup node {node} {}", Mem(start, end)),
+            None => write!(f, "Initmem setup node {node} as memoryless"),
+        }
+    }
+}
+
+/// A zone's frames, and those that the records of its frames take:
+/// `  DMA zone: 64 pages used for memmap` and `  DMA zone: 3997 pages, LIFO batch:0`.
+#[derive(Clone, Copy, Debug)]
+pub struct ZoneLines {
+    /// The zone.
+    pub span: ZoneSpan,
+    /// Bytes of a frame's record.
+    pub record_bytes: u64,
+}
+
+impl fmt::Display for ZoneLines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.span.kind();
+        let records = self.span.record_frames(self.record_bytes);
+        write!(
+            f,
+            "  {kind} zone: {records} pages used for memmap\n  {kind} zone: {} pages, LIFO batch:{}",
+            self.span.present(),
+            crate::zone::batch(self.span.present())
+        )
+    }
+}

@@ -1,0 +1,312 @@
+//! The zones at work: each with its allocator and its marks, and a request going from one to the next.
+//!
+//! ```text
+//!   request: node 1, up to Normal
+//!     1. low mark:   node 1 Normal -> DMA32 -> DMA,  node 0 Normal -> DMA32 -> DMA      nearly all requests end here
+//!     2. reclaim:    who keeps spare memory gives some back; who may not wait only makes it known
+//!     3. min mark:   the same zones; who is urgent goes below it
+//!     4. again 2 and 3 while reclaim gives something, for who may wait
+//! ```
+
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use kspace_layout::Pfn;
+
+use super::error::ZonesError;
+use super::{
+    MAX_NODES, NodeId, NodeOrder, Protection, Reserves, Tuning, TuningError, Watermarks,
+    ZoneFrames, ZoneKind, ZoneLimits, ZoneShare, ZoneSpan,
+};
+
+/// One zone with memory.
+#[derive(Debug)]
+pub struct Zone<A> {
+    node: NodeId,
+    kind: ZoneKind,
+    start: Count,
+    spanned: Count,
+    present: Count,
+    min: Count,
+    low: Count,
+    high: Count,
+    promo: Count,
+    protection: [Count; ZoneKind::COUNT],
+    frames: A,
+}
+
+/// A number of frames that any CPU may read while another changes it. 32 bits are enough where addresses have 32: physical
+/// memory has at most 2^24 frames there (36 bits of address), and more would not be counted.
+#[derive(Debug, Default)]
+struct Count(AtomicUsize);
+
+impl Count {
+    fn new(value: u64) -> Self {
+        let count = Self::default();
+        count.set(value);
+        count
+    }
+
+    #[inline]
+    fn get(&self) -> u64 {
+        self.0.load(Relaxed) as u64
+    }
+
+    fn set(&self, value: u64) {
+        self.0
+            .store(usize::try_from(value).unwrap_or(usize::MAX), Relaxed);
+    }
+}
+
+impl<A: ZoneFrames> Zone<A> {
+    /// The zone of these frames, handed out by `frames`. It keeps nothing back before [`Zones::set_reserves`].
+    pub fn new(span: ZoneSpan, frames: A) -> Self {
+        Self {
+            node: span.node(),
+            kind: span.kind(),
+            start: Count::new(span.start()),
+            spanned: Count::new(span.spanned()),
+            present: Count::new(span.present()),
+            min: Count::default(),
+            low: Count::default(),
+            high: Count::default(),
+            promo: Count::default(),
+            protection: Default::default(),
+            frames,
+        }
+    }
+
+    /// The node.
+    #[must_use]
+    pub const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The kind of zone.
+    #[must_use]
+    pub const fn kind(&self) -> ZoneKind {
+        self.kind
+    }
+
+    /// The allocator.
+    #[must_use]
+    pub const fn frames(&self) -> &A {
+        &self.frames
+    }
+
+    /// What it spans now.
+    #[must_use]
+    pub fn span(&self) -> ZoneSpan {
+        ZoneSpan {
+            node: self.node,
+            kind: self.kind,
+            start: self.start.get(),
+            spanned: self.spanned.get(),
+            present: self.present.get(),
+        }
+    }
+
+    /// Takes note that memory was plugged in: what the zone spans from now on. One CPU does this at a time; who reads
+    /// meanwhile may see a part of it.
+    pub fn extend(&self, span: ZoneSpan) {
+        self.start.set(span.start());
+        self.spanned.set(span.spanned());
+        self.present.set(span.present());
+    }
+
+    /// Its marks.
+    #[must_use]
+    pub fn watermarks(&self) -> Watermarks {
+        Watermarks {
+            min: self.min.get(),
+            low: self.low.get(),
+            high: self.high.get(),
+            promo: self.promo.get(),
+        }
+    }
+
+    /// What it keeps from requests for higher zones.
+    #[must_use]
+    pub fn protection(&self) -> Protection {
+        let mut protection = Protection::default();
+        for (slot, count) in protection.0.iter_mut().zip(&self.protection) {
+            *slot = count.get();
+        }
+        protection
+    }
+
+    /// How many frames must be left when this mark, or a part of it, is to hold for requests up to `highest`.
+    #[inline]
+    pub(super) fn kept(&self, mark: u64, highest: ZoneKind) -> u64 {
+        mark + self.protection[highest.index()].get()
+    }
+
+    /// The first frame.
+    #[inline]
+    pub(super) fn start(&self) -> u64 {
+        self.start.get()
+    }
+
+    /// The low mark, as a number of frames.
+    #[inline]
+    pub(super) fn low(&self) -> u64 {
+        self.low.get()
+    }
+
+    /// The min mark, as a number of frames.
+    #[inline]
+    pub(super) fn min(&self) -> u64 {
+        self.min.get()
+    }
+
+    fn share(&self) -> ZoneShare {
+        ZoneShare {
+            node: self.node,
+            kind: self.kind,
+            managed: self.frames.managed_frames(),
+        }
+    }
+
+    fn set(&self, marks: Watermarks, protection: Protection) {
+        self.min.set(marks.min);
+        self.low.set(marks.low);
+        self.high.set(marks.high);
+        self.promo.set(marks.promo);
+        for (count, value) in self.protection.iter().zip(protection.0) {
+            count.set(value);
+        }
+    }
+}
+
+/// No zone.
+const NONE: u8 = u8::MAX;
+
+/// All zones of a machine.
+#[derive(Debug)]
+pub struct Zones<'z, A> {
+    zones: &'z [Zone<A>],
+    pub(super) limits: ZoneLimits,
+    pub(super) order: NodeOrder,
+    /// Where in `zones` the zone of a node and kind is.
+    index: [[u8; ZoneKind::COUNT]; MAX_NODES],
+}
+
+impl<'z, A: ZoneFrames> Zones<'z, A> {
+    /// All zones that have memory, with the distance from one node to another. They keep nothing back at first.
+    ///
+    /// # Errors
+    ///
+    /// [`ZonesError`]: no zones, too many, two of the same node and kind, or a kind that is not in `limits`.
+    pub fn new(
+        zones: &'z [Zone<A>],
+        limits: ZoneLimits,
+        distance: impl Fn(NodeId, NodeId) -> u8,
+    ) -> Result<Self, ZonesError> {
+        if zones.is_empty() {
+            return Err(ZonesError::None);
+        }
+        let mut index = [[NONE; ZoneKind::COUNT]; MAX_NODES];
+        for (number, zone) in zones.iter().enumerate() {
+            let (node, kind) = (zone.node, zone.kind);
+            if !limits.has(kind) {
+                return Err(ZonesError::NoSuchKind { node, kind });
+            }
+            let slot = &mut index[node.index()][kind.index()];
+            if *slot != NONE {
+                return Err(ZonesError::Twice { node, kind });
+            }
+            *slot = u8::try_from(number)
+                .ok()
+                .filter(|number| *number != NONE)
+                .ok_or(ZonesError::TooMany { given: zones.len() })?;
+        }
+        let has_memory = |node: NodeId| index[node.index()].iter().any(|slot| *slot != NONE);
+        Ok(Self {
+            zones,
+            limits,
+            order: NodeOrder::new(has_memory, distance),
+            index,
+        })
+    }
+
+    /// The zones with memory, in the order in which they were given.
+    #[must_use]
+    pub const fn as_slice(&self) -> &'z [Zone<A>] {
+        self.zones
+    }
+
+    /// Which kinds of zone there are.
+    #[must_use]
+    pub const fn limits(&self) -> &ZoneLimits {
+        &self.limits
+    }
+
+    /// The zone of a node and kind; `None` when it has no memory.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, node: NodeId, kind: ZoneKind) -> Option<&'z Zone<A>> {
+        self.zones
+            .get(usize::from(self.index[node.index()][kind.index()]))
+    }
+
+    /// The zone that spans a frame, and of several (of nodes that interleave) the one that `owns` it.
+    #[must_use]
+    pub fn of_frame(&self, frame: Pfn, owns: impl Fn(&Zone<A>) -> bool) -> Option<&'z Zone<A>> {
+        self.zones.iter().find(|zone| {
+            let (start, spanned) = (zone.start.get(), zone.spanned.get());
+            frame.as_u64().wrapping_sub(start) < spanned && owns(zone)
+        })
+    }
+
+    /// The nodes with memory, in order of number.
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = NodeId> + Clone + '_ {
+        NodeId::all().filter(|node| self.index[node.index()].iter().any(|slot| *slot != NONE))
+    }
+
+    /// Sets marks and protection of all zones, by what their allocators manage now. To be repeated when that has changed, or
+    /// a setting.
+    ///
+    /// # Errors
+    ///
+    /// [`TuningError`]; nothing is changed.
+    pub fn set_reserves(&self, tuning: &Tuning) -> Result<Reserves, TuningError> {
+        let reserves = Reserves::new(self.zones.iter().map(Zone::share), tuning)?;
+        for zone in self.zones {
+            let managed = |kind| {
+                self.get(zone.node, kind)
+                    .map_or(0, |zone| zone.frames.managed_frames())
+            };
+            let marks = reserves.watermarks(zone.kind, managed(zone.kind));
+            zone.set(marks, reserves.protection(&self.limits, zone.kind, managed));
+        }
+        Ok(reserves)
+    }
+
+    /// Frames that are free in all zones.
+    #[must_use]
+    pub fn free_frames(&self) -> u64 {
+        self.zones
+            .iter()
+            .map(|zone| zone.frames.free_frames())
+            .sum()
+    }
+
+    /// Frames that all zones manage.
+    #[must_use]
+    pub fn managed_frames(&self) -> u64 {
+        self.zones
+            .iter()
+            .map(|zone| zone.frames.managed_frames())
+            .sum()
+    }
+
+    /// Frames that a program cannot count on: in each zone the high mark and the largest protection (Linux:
+    /// `totalreserve_pages`).
+    #[must_use]
+    pub fn reserved_frames(&self) -> u64 {
+        let reserved = |zone: &Zone<A>| {
+            let protection = zone.protection().0.into_iter().max().unwrap_or(0);
+            (protection + zone.high.get()).min(zone.frames.managed_frames())
+        };
+        self.zones.iter().map(reserved).sum()
+    }
+}
