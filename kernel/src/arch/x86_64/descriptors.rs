@@ -60,6 +60,8 @@ struct Place {
     written_at: *mut u64,
 }
 
+/// Bytes of the entry code's GDT: null, code, data, 32-bit code.
+const EARLY_GDT_BYTES: u16 = 4 * 8;
 /// Bytes of a GDT: null, code, data, and two entries for the TSS.
 const GDT_BYTES: u16 = 5 * 8;
 /// Bytes of a TSS without an I/O permission map (Intel SDM vol. 3, figure 9-11).
@@ -115,6 +117,21 @@ pub unsafe fn load(handoff: &Handoff, cpu: u32) -> Option<()> {
         lidt(&pointer(entry.idt().start().as_u64(), 4095));
     }
     Some(())
+}
+
+/// Uses the GDT of the entry code at `gdt`. The segments stay what they are: it is the same table, found elsewhere.
+///
+/// # Safety
+///
+/// The entry code's GDT must be readable at `gdt` for as long as it is in use.
+pub unsafe fn load_early(gdt: u64) {
+    let pointer = DescriptorTablePointer {
+        limit: EARLY_GDT_BYTES - 1,
+        // SAFETY: `new_unsafe` only skips a check for 48 bits, which 57-bit addresses need not pass.
+        base: unsafe { x86_64::VirtAddr::new_unsafe(gdt) },
+    };
+    // SAFETY: the caller's contract.
+    unsafe { lgdt(&pointer) };
 }
 
 fn place(handoff: &Handoff, range: VirtRange) -> Option<Place> {

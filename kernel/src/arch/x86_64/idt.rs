@@ -96,17 +96,17 @@ pub enum InterruptStacks {
     FromTss,
 }
 
-/// The IDT of the first stage.
+/// The IDT of the first stage, and of the second until it has filled CPU 0's.
 static EARLY_IDT: Mutex<[u64; 2 * VECTORS]> = Mutex::new([0; 2 * VECTORS]);
 
-/// Catches faults during the first stage.
+/// Catches faults until the CPU has tables of its own. Called once where the image was loaded, and once where it stays.
 ///
 /// # Safety
 ///
 /// The GDT in use must have 64-bit code at [`KERNEL_CODE`].
 pub unsafe fn load_early() {
     let mut idt = EARLY_IDT.lock();
-    // SAFETY: the table has room for the gates, and no CPU uses it yet.
+    // SAFETY: the table has room for the gates; no CPU uses it yet, or the one CPU at an address that is not mapped any more.
     unsafe { write(idt.as_mut_ptr(), InterruptStacks::None) };
     let pointer = DescriptorTablePointer {
         limit: (size_of_val(&*idt) - 1) as u16,

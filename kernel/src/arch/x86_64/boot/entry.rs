@@ -174,6 +174,7 @@ long_mode:
     .balign 8
 image_link_address_value:
     .quad {link_address}
+    .global early_gdt
 early_gdt:
     .quad 0
     .quad 0x00af9b000000ffff

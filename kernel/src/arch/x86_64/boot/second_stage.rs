@@ -1,16 +1,24 @@
 //! The second stage: Rust at the final address, on the kernel's own tables and the guarded boot stack.
 
 use super::handoff::{self, Handoff};
+use super::present_address;
 use crate::address_space::Plan;
 use crate::arch::x86_64::leave::{self, Outcome};
 use crate::arch::x86_64::memory::Window;
 use crate::arch::x86_64::{
-    clock, descriptors, explain, fw_cfg, measure, per_cpu, provoke, smp, startup, stress,
+    clock, descriptors, explain, fw_cfg, idt, measure, per_cpu, provoke, smp, startup, stress,
 };
 use crate::{info, log, report};
 
 /// Called once by [`switch`](super::switch), never to return.
 pub extern "C" fn second_stage() -> ! {
+    // The first stage's GDT and IDT are in use at the load address, where nothing is mapped any more. Until CPU 0's own tables are
+    // filled, a fault finds them here.
+    // SAFETY: the image is mapped at its final address, the only one that counts from here on, and so is the early GDT in it.
+    unsafe {
+        descriptors::load_early(present_address!("early_gdt"));
+        idt::load_early();
+    }
     let Some(handoff) = handoff::taken() else {
         info!("kspace: the first stage left nothing");
         leave::leave(Outcome::Failure)
