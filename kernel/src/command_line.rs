@@ -63,11 +63,13 @@ pub enum Provocation {
     LockAcrossFlush,
     /// Panic, with the other CPUs running.
     Panic,
+    /// Panic on every CPU at once.
+    PanicEverywhere,
 }
 
 impl Provocation {
     /// Every provocation with the word that asks for it.
-    pub const ALL: [(&'static str, Self); 15] = [
+    pub const ALL: [(&'static str, Self); 16] = [
         ("write-text", Self::WriteText),
         ("write-rodata", Self::WriteRodata),
         ("write-text-alias", Self::WriteTextAlias),
@@ -83,6 +85,7 @@ impl Provocation {
         ("user-execute", Self::UserExecute),
         ("lock-across-flush", Self::LockAcrossFlush),
         ("panic", Self::Panic),
+        ("panic-everywhere", Self::PanicEverywhere),
     ];
 }
 
@@ -228,7 +231,7 @@ mod tests {
                 "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt measure stress= provoke=",
                 "command line: the word at byte 8 is not UTF-8 and was not used",
                 "command line: \"provoke=fire\" was not used; provoke= knows write-text write-rodata write-text-alias \
-                 execute-data null non-canonical stack-overflow guard-page vmalloc direct-map-hole hole user-access user-execute lock-across-flush panic",
+                 execute-data null non-canonical stack-overflow guard-page vmalloc direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere",
                 "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt measure stress= provoke=",
                 "command line: \"stress=-1\" was not used: its value is no decimal number",
             ]

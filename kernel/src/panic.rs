@@ -7,7 +7,7 @@ use crate::info;
 
 #[panic_handler]
 fn panic(panic: &PanicInfo<'_>) -> ! {
-    arch::stop_others();
+    arch::stop_others(None);
     match panic.location() {
         Some(place) => info!(
             "kernel panic: {} ({}:{})",
@@ -19,5 +19,6 @@ fn panic(panic: &PanicInfo<'_>) -> ! {
     }
     arch::print_own_stack();
     arch::report_others();
+    info!("kspace: stopped by a panic");
     arch::leave(arch::Outcome::Failure)
 }

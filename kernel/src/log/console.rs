@@ -72,6 +72,11 @@ pub fn replay() {
     });
 }
 
+/// Says that CPU `cpu` writes no more, wherever in a line it was stopped.
+pub fn abandon(cpu: u32) {
+    LOG.abandon(cpu);
+}
+
 /// Runs `write` with the log, or without it when it cannot be had; interrupts are off meanwhile.
 fn with_log(write: impl FnOnce(Option<&mut Log>)) {
     arch::without_interrupts(|| match LOG.enter(arch::cpu_index()) {

@@ -10,7 +10,7 @@ pub mod stamp;
 #[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]
-pub use console::{replay, set_ticks_per_second, write_record};
+pub use console::{abandon, replay, set_ticks_per_second, write_record};
 
 /// Logs one line, formatted as by `format!`, without a line end.
 #[cfg(target_os = "none")]

@@ -4,7 +4,8 @@
 //! writing itself, and when the CPU that holds the lock has stopped for good. So a writer gets one of two things:
 //!
 //! - the lock, and with it the data (interrupts being off, only an NMI or a fault can come between);
-//! - after waiting in vain, or when it holds the lock itself already, leave to write to the device anyway, without the data.
+//! - leave to write to the device anyway, without the data: when it holds the lock itself already, when the owner has stopped for
+//!   good and said so, or after waiting in vain.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -13,10 +14,12 @@ use core::sync::atomic::{AtomicU32, Ordering};
 const PATIENCE: u32 = 20_000_000;
 
 const FREE: u32 = 0;
+/// The owner has stopped for good, perhaps in the middle of a change: nobody gets the data any more.
+const ABANDONED: u32 = u32::MAX;
 
 /// Data that one CPU at a time may use.
 pub struct OwnerLock<T> {
-    /// `FREE`, or the number of the owner plus one.
+    /// `FREE`, the number of the owner plus one, or `ABANDONED`.
     owner: AtomicU32,
     data: UnsafeCell<T>,
 }
@@ -59,11 +62,20 @@ impl<T> OwnerLock<T> {
                 .compare_exchange(FREE, me, Ordering::Acquire, Ordering::Relaxed)
             {
                 Ok(_) => return Access::Owned(Owned { lock: self }),
-                Err(owner) if owner == me => return Access::Passed,
+                Err(owner) if owner == me || owner == ABANDONED => return Access::Passed,
                 Err(_) => core::hint::spin_loop(),
             }
         }
         Access::Passed
+    }
+
+    /// Says that CPU `cpu` has stopped for good: if it holds the lock, all others pass it from now on instead of waiting for each
+    /// line.
+    pub fn abandon(&self, cpu: u32) {
+        // Relaxed: nobody gets to the data through this.
+        let _ =
+            self.owner
+                .compare_exchange(cpu + 1, ABANDONED, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
@@ -118,5 +130,18 @@ mod tests {
         assert!(matches!(lock.enter_patiently(4, 100), Access::Passed));
         drop(held);
         assert!(matches!(lock.enter(4), Access::Owned(_)));
+    }
+
+    #[test]
+    fn a_lock_whose_owner_has_stopped_is_passed_without_waiting() {
+        let lock = OwnerLock::new(());
+        let held = lock.enter(3);
+        lock.abandon(4);
+        assert!(matches!(lock.enter_patiently(4, 0), Access::Passed));
+        assert_eq!(lock.owner.load(Ordering::Relaxed), 4, "not its owner");
+        lock.abandon(3);
+        // More patience than a test can wait for.
+        assert!(matches!(lock.enter_patiently(4, u32::MAX), Access::Passed));
+        core::mem::forget(held);
     }
 }

@@ -79,8 +79,24 @@ pub(super) const MANY_CPUS: &[BootCase] = &[
             "kernel text, ",
             "CPU 1: stopped at ",
             "CPU 2: stopped at ",
+            "kspace: stopped by a panic",
         ],
         never: &[],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "four CPUs that panic at once",
+        cpus: 4,
+        append: "nokaslr provoke=panic-everywhere",
+        ends: Ending::Failure,
+        says: &[
+            "kernel panic: provoked on CPU ",
+            ": stopped at ffffffff81",
+            ": stopped at ffffffff81",
+            ": stopped at ffffffff81",
+            "kspace: stopped by a panic",
+        ],
+        never: &["stopped at 0000000000000000", "does not answer"],
         ..BootCase::USUAL
     },
     BootCase {

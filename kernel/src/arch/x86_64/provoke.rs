@@ -7,7 +7,7 @@ use kspace_paging::{Access, Editor, FrameSource, Invalidation, Protection, Stale
 
 use super::atomic_context::Lock;
 use super::boot::Handoff;
-use super::{PageFormat, shootdown};
+use super::{PageFormat, shootdown, work};
 use crate::address_space::Plan;
 use crate::command_line::Provocation;
 use crate::{info, report};
@@ -65,6 +65,9 @@ pub fn provoke(provocation: Provocation, handoff: &Handoff) {
         }
         Provocation::LockAcrossFlush => flush_with_a_lock_held(layout),
         Provocation::Panic => panic!("provoked"),
+        Provocation::PanicEverywhere => {
+            work::on_all(|cpu| panic!("provoked on CPU {}", cpu.index()));
+        }
         Provocation::Hole => {
             let before = start_of(AreaKind::Vmemmap).map(|start| start - 4096);
             before.into_iter().for_each(read);

@@ -7,8 +7,9 @@
 //!   report_others: prints what each left, or that it did not answer
 //! ```
 //!
-//! NMI, because a CPU that spins with interrupts off must answer, too. Whoever comes second with a fault of its own finds the stop
-//! wanted already, and stops as the others do.
+//! NMI, because a CPU that spins with interrupts off must answer, too. Whoever comes second with a fault or panic of its own finds
+//! the stop wanted already, and stops as the others do, with a trace. A CPU that faults while it reports says so and goes on; one
+//! that does so again and again ends the machine instead.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -17,10 +18,11 @@ use kspace::fault::Spot;
 use kspace::platform::CpuId;
 use kspace_layout::VirtAddr;
 
+use super::leave::Outcome;
 use super::traps::TrapFrame;
 use super::{apic, clock, explain, leave, per_cpu, shootdown};
 use crate::acpi::MAX_CPUS;
-use crate::info;
+use crate::{info, log};
 
 /// Words of a stack that are shown.
 const STACK_WORDS: usize = 32;
@@ -32,6 +34,12 @@ const NOBODY: u32 = u32::MAX;
 
 /// Which CPU reports.
 static REPORTER: AtomicU32 = AtomicU32::new(NOBODY);
+
+/// How often the reporter has begun: once, and once more for each fault while reporting.
+static BEGUN: AtomicU32 = AtomicU32::new(0);
+
+/// Reports of faults while reporting are cut here: the third has nothing new to say, and each could bring the next.
+const MOST_REPORTS: u32 = 3;
 
 /// What a CPU was doing when it was stopped.
 #[derive(Clone, Copy)]
@@ -60,21 +68,27 @@ pub fn is_wanted() -> bool {
     REPORTER.load(Ordering::Acquire) != NOBODY
 }
 
-/// Makes this CPU the one that reports and stops the others; halts for good when another one reports already.
-pub fn stop_others() {
-    let Some(me) = per_cpu::try_current() else {
-        return;
-    };
-    let first = REPORTER.compare_exchange(NOBODY, me.index(), Ordering::AcqRel, Ordering::Acquire);
-    match first {
-        Ok(_) => {}
-        // A fault while reporting: go on and say that, too.
-        Err(reporter) if reporter == me.index() => return,
-        Err(_) => {
-            me.set_stopped();
-            leave::halt();
+/// Makes this CPU the one that reports and stops the others. When another one reports already, this one stops instead, at `frame`
+/// or, without one, where the reporter's NMI finds it.
+pub fn stop_others(frame: Option<&TrapFrame>) {
+    // Before per-CPU data is set up only the boot CPU runs.
+    let own = per_cpu::try_current();
+    let number = own.map_or(0, per_cpu::CpuData::index);
+    let first = REPORTER.compare_exchange(NOBODY, number, Ordering::AcqRel, Ordering::Acquire);
+    if let Err(reporter) = first
+        && reporter != number
+    {
+        match frame {
+            Some(frame) => stop_here(frame),
+            None => leave::halt(),
         }
     }
+    if BEGUN.fetch_add(1, Ordering::Relaxed) >= MOST_REPORTS {
+        leave::leave(Outcome::Failure);
+    }
+    let (Ok(_), Some(me)) = (first, own) else {
+        return;
+    };
     for other in per_cpu::online().filter(|cpu| cpu.index() != me.index()) {
         apic::local().send_nmi(other.apic_id());
     }
@@ -83,6 +97,10 @@ pub fn stop_others() {
 /// Leaves what this CPU was doing for the reporter, and halts for good.
 pub fn stop_here(frame: &TrapFrame) -> ! {
     let me = per_cpu::current();
+    if me.is_stopped() {
+        // An NMI on top of a stop whose trace the reporter may be reading.
+        leave::halt();
+    }
     let mut trace = Trace {
         instruction: frame.instruction,
         stack: frame.stack,
@@ -92,6 +110,7 @@ pub fn stop_here(frame: &TrapFrame) -> ! {
     // SAFETY: this CPU's own trace, which nobody reads before the next line.
     unsafe { *TRACES.0[me.index() as usize].get() = trace };
     shootdown::KERNEL.gone(CpuId::new(me.index() as usize));
+    log::abandon(me.index());
     me.set_stopped();
     leave::halt()
 }

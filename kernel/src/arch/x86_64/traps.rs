@@ -50,7 +50,7 @@ pub extern "C" fn handle_trap(frame: &TrapFrame) {
 /// Says what happened and ends the boot.
 fn exception(frame: &TrapFrame) -> ! {
     let address = Cr2::read_raw();
-    stop::stop_others();
+    stop::stop_others(Some(frame));
     explain::explain(frame, address);
     print_registers(frame);
     stop::print_stack_at(frame.stack);
