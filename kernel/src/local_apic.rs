@@ -139,6 +139,15 @@ impl<R: Registers> LocalApic<R> {
         }
     }
 
+    /// Whether a message can be addressed to the CPU with this identifier: an xAPIC's destination has 8 bits, and all of them set
+    /// mean every CPU.
+    pub const fn reaches(&self, apic_id: u32) -> bool {
+        match self.form {
+            Form::XApic => apic_id < 0xff,
+            Form::X2Apic => apic_id != u32::MAX,
+        }
+    }
+
     /// Says that the interrupt being handled is done.
     #[inline]
     pub fn end_of_interrupt(&self) {

@@ -215,3 +215,23 @@ fn the_counting_timer_is_set_up_before_it_starts() {
         ],
     );
 }
+
+#[test]
+fn only_identifiers_that_fit_a_destination_are_reached() {
+    let recorder = Recorder::default();
+    let vectors = Vectors {
+        timer: 0xec,
+        spurious: 0xff,
+    };
+    let xapic = LocalApic::new(&recorder, Form::XApic, vectors);
+    // Identifier 256 would be sent to CPU 0, and 255 to all.
+    assert_eq!(
+        [0, 254, 255, 256].map(|id| xapic.reaches(id)),
+        [true, true, false, false]
+    );
+    let x2apic = LocalApic::new(&recorder, Form::X2Apic, vectors);
+    assert_eq!(
+        [255, 256, u32::MAX].map(|id| x2apic.reaches(id)),
+        [true, true, false]
+    );
+}

@@ -29,6 +29,15 @@ pub fn ticks() -> u64 {
     unsafe { _rdtsc() }
 }
 
+/// The time-stamp counter, read after all loads before it have their values: without the fence a CPU may read it first (Intel SDM
+/// vol. 2, RDTSC).
+#[inline]
+pub fn ticks_after_loads() -> u64 {
+    // SAFETY: every CPU with long mode has LFENCE, and it only orders.
+    unsafe { core::arch::x86_64::_mm_lfence() };
+    ticks()
+}
+
 /// Ticks since the kernel's first instruction.
 pub fn ticks_since_entry() -> u64 {
     ticks().saturating_sub(ENTRY.load(Ordering::Relaxed))

@@ -80,6 +80,11 @@ impl CpuData {
         self.online.store(true, Ordering::Release);
     }
 
+    /// Says that it takes no part any more: it has been reset.
+    pub fn set_offline(&self) {
+        self.online.store(false, Ordering::Release);
+    }
+
     /// Whether it has halted for good, in a panic.
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)

@@ -18,12 +18,13 @@ pub extern "C" fn second_cpu(index: u64) -> ! {
 }
 
 fn come_online(handoff: &'static Handoff, index: u32) -> Option<&'static CpuData> {
-    // SAFETY: this CPU has used no mapping yet that is not write-back.
-    unsafe { cpu::prepare_paging(&handoff.features) };
     let expected = per_cpu::cpu(index)?;
     let cpu = per_cpu::set_current(index, expected.apic_id());
+    // Before anything that can fault: until here a fault has no handler.
     // SAFETY: the boot CPU filled this CPU's tables before it started it.
     unsafe { descriptors::load(handoff, index)? };
+    // SAFETY: this CPU has used no mapping yet that is not write-back.
+    unsafe { cpu::prepare_paging(&handoff.features) };
     apic::local().enable();
     shootdown::KERNEL.join();
     warp::follow();
@@ -50,8 +51,7 @@ pub fn wait_for(cpu: &CpuData, microseconds: u64) -> bool {
     let deadline = clock::Deadline::after_microseconds(microseconds);
     while !cpu.is_online() {
         warp::lead();
-        // The lock must be free most of the time, or the other CPU hardly gets it.
-        (0..16).for_each(|_| core::hint::spin_loop());
+        core::hint::spin_loop();
         if deadline.is_past() {
             return false;
         }

@@ -157,6 +157,8 @@ pub enum StartError {
     CpuEntry(cpu_entry::BuildError),
     /// The startup tables could not be built.
     Tables,
+    /// An xAPIC's messages reach identifiers of 8 bits, of which the last means all CPUs.
+    OutOfReach,
     /// It did not come online.
     NoAnswer,
 }
@@ -167,6 +169,7 @@ impl fmt::Display for StartError {
             Self::NoTrampolinePage => f.write_str("no RAM below 1 MiB for its first instructions"),
             Self::CpuEntry(error) => error.fmt(f),
             Self::Tables => f.write_str("no frames for the tables it starts on"),
+            Self::OutOfReach => f.write_str("an xAPIC reaches identifiers 0 to 254 only"),
             Self::NoAnswer => {
                 f.write_str("it was sent INIT and SIPI and did not come online in a second")
             }
@@ -191,20 +194,23 @@ pub fn start_all(handoff: &'static Handoff, memory: &Window) -> u32 {
         .iter()
         .copied()
         .filter(|id| *id != own);
+    if others.clone().count() == 0 {
+        return 1;
+    }
     let mut startup = match Startup::new(handoff, memory) {
         Ok(startup) => startup,
         Err(error) => {
-            if others.count() > 0 {
-                info!("smp: other CPUs stay off: {error}");
-            }
+            info!("smp: other CPUs stay off: {error}");
             return 1;
         }
     };
     // Every CPU that is to be started resets now; those with long mode need no pause before SIPI (Linux: `init_udelay`,
     // arch/x86/kernel/smpboot.c).
+    let local = apic::local();
     others
         .clone()
-        .for_each(|apic_id| apic::local().send_init(apic_id));
+        .filter(|apic_id| local.reaches(*apic_id))
+        .for_each(|apic_id| local.send_init(apic_id));
     for apic_id in others {
         if let Err(error) = startup.start(apic_id) {
             info!("smp: the CPU with APIC {apic_id} stays off: {error}");
@@ -328,6 +334,9 @@ impl<'a> Startup<'a> {
     }
 
     fn start(&mut self, apic_id: u32) -> Result<(), StartError> {
+        if !apic::local().reaches(apic_id) {
+            return Err(StartError::OutOfReach);
+        }
         let index = STARTED.load(Ordering::Acquire);
         let stack_top = self.build_entry_area(index)?;
         STARTED.store(index + 1, Ordering::Release);
@@ -355,6 +364,8 @@ impl<'a> Startup<'a> {
         }
         // Back into reset, so that it does not wake up later on tables that are gone.
         apic::local().send_init(apic_id);
+        // It may have come online in the last moment, before the reset took it.
+        cpu.set_offline();
         shootdown::KERNEL.gone(id);
         Err(StartError::NoAnswer)
     }

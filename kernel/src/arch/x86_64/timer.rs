@@ -48,13 +48,17 @@ pub fn calibrate(handoff: &Handoff) -> Timer {
         return Timer::Deadline;
     }
     apic::local().start_timer_silently();
+    let (began, from) = (clock::ticks(), apic::local().timer_passed());
     let deadline = clock::Deadline::after_microseconds(MEASURED_MICROSECONDS);
     while !deadline.is_past() {
         core::hint::spin_loop();
     }
-    let passed = u64::from(apic::local().timer_passed());
+    // What really passed, not what was asked for: a hypervisor may have run something else in between.
+    let (took, to) = (clock::ticks() - began, apic::local().timer_passed());
     apic::local().stop_timer();
-    let ticks_per_millisecond = (passed * 1000 / MEASURED_MICROSECONDS).max(1);
+    let per_millisecond = u128::from(clock::ticks_in_microseconds(1000));
+    let rate = u128::from(to.wrapping_sub(from)) * per_millisecond / u128::from(took.max(1));
+    let ticks_per_millisecond = (rate as u64).max(1);
     TICKS_PER_MILLISECOND.store(ticks_per_millisecond, Ordering::Release);
     Timer::Counter {
         ticks_per_millisecond,
