@@ -15,8 +15,7 @@ pub(crate) enum Topic {
     Bench,
 }
 
-const ALL: &str = "\
-  cargo xtask run                                  boot the kernel and read its log
+const ALL: &str = "  cargo xtask run                                  boot the kernel and read its log
   cargo xtask run --no-la57 --append nokaslr       the same, at Linux's default addresses
   cargo xtask test                                 everything a change must pass
 
@@ -33,8 +32,7 @@ exit status:
   3  this machine lacks a program or toolchain, and it could not be installed
 ";
 
-const RUN: &str = "\
-  cargo xtask run                                  boot with 1 GiB and one CPU
+const RUN: &str = "  cargo xtask run                                  boot with 1 GiB and one CPU
   cargo xtask run --no-la57 --append nokaslr       4-level paging at Linux's default addresses
   cargo xtask run --gdb                            wait for a debugger before the first instruction
 
@@ -44,15 +42,14 @@ usage: cargo xtask run [OPTIONS]
   --smp N          CPUs (default 1)
   --la57           insist on a CPU with 5-level paging (default: use it if the CPU has it)
   --no-la57        hide 5-level paging from the kernel
-  --append WORDS   add to the kernel's command line; may be repeated. Words: nokaslr, no5lvl, nogbpages, mem=SIZE, halt,
-                   provoke=NAME
+  --append WORDS   add to the kernel's command line; may be repeated. Words: nokaslr, no5lvl, nogbpages, mem=SIZE, dmesg, halt,
+                   measure, stress=ROUNDS, provoke=FAULT (a wrong one names them all)
   --gdb            start stopped, with a stub for gdb on localhost:1234
   --icount         count instructions (TCG): every run is the same, and one nanosecond of its clock is one instruction
   --accel NAME     auto, kvm or tcg (default auto: KVM if it runs a guest no slower than TCG does, else TCG)
 ";
 
-const TEST: &str = "\
-  cargo xtask test                                 all that a change must pass
+const TEST: &str = "  cargo xtask test                                 all that a change must pass
   cargo xtask test boot                            only the steps and boots whose name contains \"boot\"
   cargo xtask test --all oracle                    every configuration of the page-table oracle
 
@@ -61,8 +58,7 @@ usage: cargo xtask test [--all] [FILTER] [OPTIONS]
   --all            all configurations of the oracle and the slow boots, not only the covering set
 ";
 
-const BENCH: &str = "\
-  cargo xtask bench                                all tables
+const BENCH: &str = "  cargo xtask bench                                all tables
   cargo xtask bench paging                         one of them: paging or cpus
   cargo xtask bench --json                         rows {bench, name, unit, ours, peer, peer_name, ratio}
 
@@ -87,4 +83,21 @@ pub(crate) fn print(topic: Topic) {
         Topic::Bench => [BENCH, HOST].concat(),
     };
     let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_help_begins_with_three_commands_in_one_column() {
+        for text in [ALL, RUN, TEST, BENCH] {
+            let column = |line: &str| line.trim_end().rfind("   ").map(|gap| gap + 3);
+            let commands: Vec<&str> = text.lines().take(3).collect();
+            for line in &commands {
+                assert!(line.starts_with("  cargo xtask "), "{line}");
+                assert_eq!(column(line), column(commands[0]), "{line}");
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use kspace_layout::{KernelImage, PhysAddr, SectionKind, VirtAddr, VirtRange};
+use kspace_layout::{KernelImage, PhysAddr, PhysRange, SectionKind, VirtAddr, VirtRange};
 use object::elf::{FileHeader32, FileHeader64};
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
 use object::{Endianness, FileKind, Object, ObjectSymbol};
@@ -69,6 +69,18 @@ impl Kernel {
                     .moved_to(start, phys)
                     .map_err(|error| error.to_string())
             })
+            .map_err(|reason| Failure::failed(format!("{}: {reason}", self.path.display())))
+    }
+
+    /// Which physical memory a loader puts the image in.
+    ///
+    /// # Errors
+    ///
+    /// When the file is no ELF file or lacks a symbol.
+    pub(crate) fn loaded_at(&self) -> Result<PhysRange> {
+        let bytes = std::fs::read(&self.path).about(self.path.display())?;
+        image(&bytes)
+            .map(|image| image.phys())
             .map_err(|reason| Failure::failed(format!("{}: {reason}", self.path.display())))
     }
 

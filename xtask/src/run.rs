@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use kspace_layout::PhysRange;
+
 use crate::arguments::{AccelChoice, RunOptions};
 use crate::failure::{About, Failure, Result};
 use crate::host::packages;
@@ -40,6 +42,7 @@ pub(crate) fn run(options: &RunOptions) -> Result {
         seconds(begun.elapsed())
     ))?;
     let (machine, why) = machine(options, &qemu)?;
+    refuse_too_little_memory(&machine, kernel.loaded_at()?)?;
     say(&format!("machine: {}", described(&machine, &why)))?;
 
     let mut command = machine.command(&qemu, kernel.path());
@@ -86,6 +89,17 @@ fn machine(options: &RunOptions, qemu: &Path) -> Result<(Machine, String)> {
     Ok((machine, why))
 }
 
+/// Refuses a machine in which the image has no place: its firmware would wait for ever without a word.
+fn refuse_too_little_memory(machine: &Machine, image: PhysRange) -> Result {
+    let (given, needed) = (machine.mem_mib, image.last().as_u64() / (1 << 20) + 1);
+    if given >= needed {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "run: --mem {given}M ends below the kernel's image, physical {image}; give at least {needed}M"
+    )))
+}
+
 fn accel(options: &RunOptions, qemu: &Path) -> Result<(Accel, String)> {
     if options.icount {
         return Ok((Accel::TcgCounting, "TCG, counting instructions".to_owned()));
@@ -114,7 +128,12 @@ fn attached(mut command: Command) -> Result<(Exit, Duration)> {
         .stdin(Stdio::inherit());
     let begun = Instant::now();
     let status = command.status().about(QEMU.0)?;
-    Ok((Exit::of(status), begun.elapsed()))
+    // With nobody reading QEMU's own words, a reset and an end by hand look the same; the second is what happens.
+    let exit = match Exit::of(status) {
+        Exit::Reset => Exit::FromOutside,
+        exit => exit,
+    };
+    Ok((exit, begun.elapsed()))
 }
 
 fn conclude((exit, took): (Exit, Duration)) -> Result {
@@ -123,6 +142,11 @@ fn conclude((exit, took): (Exit, Duration)) -> Result {
             "booted and ended with success in {}",
             seconds(took)
         )),
+        Exit::FromOutside => Err(Failure::failed(format!(
+            "{} after {}",
+            Exit::FromOutside,
+            seconds(took)
+        ))),
         other => Err(Failure::failed(format!(
             "boot failed after {}: {other}",
             seconds(took)
@@ -168,4 +192,28 @@ fn shortened(path: &Path) -> String {
 
 fn seconds(duration: Duration) -> String {
     format!("{:.1} s", duration.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use kspace_layout::PhysAddr;
+
+    use super::*;
+
+    #[test]
+    fn memory_must_reach_over_the_image() {
+        let image = PhysRange::new(PhysAddr::new(16 << 20), 0xa_8000);
+        let with = |mem_mib| {
+            let machine = Machine {
+                mem_mib,
+                ..Machine::default()
+            };
+            refuse_too_little_memory(&machine, image).map_err(|failure| failure.to_string())
+        };
+        assert_eq!(
+            with(16),
+            Err("kspace: run: --mem 16M ends below the kernel's image, physical 0000000001000000-00000000010a7fff; give at least 17M".to_owned())
+        );
+        assert_eq!(with(17), Ok(()));
+    }
 }

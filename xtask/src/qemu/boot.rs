@@ -22,6 +22,8 @@ pub(crate) enum Exit {
     Reset,
     /// It was still running at the time limit and was killed.
     TimedOut(Duration),
+    /// QEMU ended, and the kernel did not end it: by hand or by a signal, or by a reset that nobody was there to see.
+    FromOutside,
     /// QEMU itself failed, with this status, if it had one.
     Qemu(Option<i32>),
 }
@@ -45,11 +47,17 @@ impl fmt::Display for Exit {
             Self::Failure => f.write_str("the kernel ended with a failure; its log says which"),
             Self::Reset => f.write_str("the CPU reset itself (triple fault)"),
             Self::TimedOut(limit) => write!(f, "still running after {} s, killed", limit.as_secs()),
+            Self::FromOutside => f.write_str(
+                "QEMU ended before the kernel ended it: by hand, or by a reset of the CPU",
+            ),
             Self::Qemu(Some(code)) => write!(f, "QEMU failed with status {code}"),
             Self::Qemu(None) => f.write_str("QEMU was killed by a signal"),
         }
     }
 }
+
+/// What QEMU says when a signal ends it, Ctrl-C's for example; its status is then that of a reset.
+const SIGNALLED: &str = "terminating on signal";
 
 /// A machine that has ended.
 #[derive(Debug)]
@@ -109,6 +117,10 @@ pub(crate) fn boot(
     let mut complaints = complaints
         .and_then(|thread| thread.join().ok())
         .unwrap_or_default();
+    let exit = match exit {
+        Exit::Reset if complaints.contains(SIGNALLED) => Exit::FromOutside,
+        exit => exit,
+    };
     if exit == Exit::Reset {
         let interrupts = std::fs::read_to_string(&interrupts).unwrap_or_default();
         complaints.push_str(&last_exceptions(&interrupts));
