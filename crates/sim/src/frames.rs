@@ -1,6 +1,5 @@
 //! A source of frames that counts, fails on demand, and never forgets whom a frame belonged to.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
 use kspace_layout::{FRAME_SIZE, Pfn, PhysAddr, PhysRange};
@@ -18,11 +17,9 @@ pub struct SimFrames<'m> {
 
 #[derive(Default)]
 struct State {
-    /// Frames of the range handed out at least once, from its start.
-    started: u64,
     free: Vec<Pfn>,
-    /// How often each frame was released, and whether it is in use now.
-    frames: HashMap<Pfn, Frame>,
+    /// The frames handed out at least once, from the start of the range.
+    frames: Vec<Frame>,
     in_use: usize,
     /// Allocations until failure, if failure is asked for.
     budget: Option<usize>,
@@ -30,6 +27,7 @@ struct State {
 
 #[derive(Clone, Copy, Default)]
 struct Frame {
+    /// How often it was released.
     releases: u64,
     in_use: bool,
 }
@@ -59,9 +57,10 @@ impl<'m> SimFrames<'m> {
     /// How often `frame` has been released. A translation to it that is older than the last release is stale.
     #[must_use]
     pub fn releases(&self, frame: Pfn) -> u64 {
+        let index = self.index(frame);
         self.state()
             .frames
-            .get(&frame)
+            .get(index)
             .map_or(0, |frame| frame.releases)
     }
 
@@ -69,10 +68,22 @@ impl<'m> SimFrames<'m> {
     #[must_use]
     pub fn used(&self) -> Vec<Pfn> {
         let state = self.state();
-        let in_use = state.frames.iter().filter(|(_, frame)| frame.in_use);
-        let mut used: Vec<Pfn> = in_use.map(|(&pfn, _)| pfn).collect();
-        used.sort_unstable();
-        used
+        let frames = state.frames.iter().enumerate();
+        frames
+            .filter(|(_, frame)| frame.in_use)
+            .map(|(index, _)| self.frame(index))
+            .collect()
+    }
+
+    /// Where a frame is in the range; past its end when it is not.
+    fn index(&self, frame: Pfn) -> usize {
+        let first = self.range.start().pfn().as_u64();
+        let index = frame.as_u64().checked_sub(first);
+        index.map_or(usize::MAX, |index| index as usize)
+    }
+
+    fn frame(&self, index: usize) -> Pfn {
+        Pfn::new(self.range.start().pfn().as_u64() + index as u64)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -90,18 +101,17 @@ unsafe impl FrameSource for SimFrames<'_> {
         let frame = match state.free.pop() {
             Some(frame) => frame,
             None => {
-                let offset = state.started * FRAME_SIZE;
-                if offset >= self.range.size() {
+                let index = state.frames.len();
+                if index as u64 * FRAME_SIZE >= self.range.size() {
                     return None;
                 }
-                state.started += 1;
-                // Inside the range, so a physical address.
-                PhysAddr::new(self.range.start().as_u64() + offset).pfn()
+                state.frames.push(Frame::default());
+                self.frame(index)
             }
         };
         state.budget = state.budget.map(|budget| budget - 1);
         state.in_use += 1;
-        state.frames.entry(frame).or_default().in_use = true;
+        state.frames[self.index(frame)].in_use = true;
         self.memory.add(frame);
         self.memory.clear(frame);
         Some(frame.start())
@@ -110,7 +120,7 @@ unsafe impl FrameSource for SimFrames<'_> {
     fn release(&self, frame: PhysAddr) {
         let mut state = self.state();
         let pfn = frame.pfn();
-        match state.frames.get_mut(&pfn) {
+        match state.frames.get_mut(self.index(pfn)) {
             Some(frame) if frame.in_use => {
                 frame.in_use = false;
                 frame.releases += 1;

@@ -180,6 +180,15 @@ impl<'m> SimMachine<'m> {
         self.check()
     }
 
+    /// As [`speculate`](Self::speculate), for one address; and does not [`check`](Self::check).
+    pub fn speculate_at(&self, address: VirtAddr) {
+        for cpu in self.cpus().iter_mut() {
+            if cpu.uses != Use::Nothing {
+                self.fill(cpu, address, Purpose::Look);
+            }
+        }
+    }
+
     /// Looks for a CPU that could still reach a frame which has been released since, in whatever way it [uses](Use) what it has.
     ///
     /// # Errors
@@ -272,7 +281,8 @@ impl<'m> SimMachine<'m> {
                 self.read_root(this);
             }
             LocalFlush::ToggleGlobal => {
-                assert!(features.global_pages, "CPU {cpu}: CR4 has no PGE");
+                let has_bit = features.global_pages || features.contexts;
+                assert!(has_bit, "CPU {cpu}: CR4 has no PGE");
                 this.tlb.forget_everything();
             }
             LocalFlush::EveryContext => {

@@ -20,7 +20,8 @@ pub enum LocalFlush {
     Page(VirtAddr),
     /// CR3 is written with what it holds, bit 63 clear.
     LoadRoot,
-    /// CR4.PGE is changed and changed back, both by a write to CR4. Nothing may come between: interrupts off.
+    /// CR4.PGE is changed and changed back, both by a write to CR4. Nothing may come between: interrupts off. Used only with global
+    /// pages or PCIDs; every CPU that has PCIDs has the bit.
     ToggleGlobal,
     /// `INVPCID` of type 3. Used only where [`TlbFeatures`] has it.
     EveryContext,
@@ -106,4 +107,10 @@ pub unsafe trait Tlb {
     /// before must be visible to the handlers: writes to an x2APIC register need `MFENCE; LFENCE` before them (Intel SDM vol. 3,
     /// section 12.12.3).
     fn interrupt(&self, targets: &CpuMask);
+
+    /// Serves whatever else the shootdown interrupt serves: the protocols of user spaces, besides the kernel's. Called in every turn of
+    /// waiting for one of them, because two CPUs that wait for each other in two protocols, both with interrupts off, would wait
+    /// forever. A kernel with one protocol leaves this as it is.
+    #[inline]
+    fn serve_others(&self) {}
 }

@@ -79,9 +79,7 @@ impl<P: Cpu + Tlb, const CPUS: usize, const SLOTS: usize, W: Probe> Shootdown<P,
                 Some(pages) if way == Way::Pages && pages <= left => {
                     left -= pages;
                     self.forget_each(me, request, pages);
-                    if needs_root(features, request, way) {
-                        self.perform(LocalFlush::LoadRoot);
-                    }
+                    self.read_root_if(needs_root(features, request, way));
                 }
                 _ => whole = Some(whole.unwrap_or(request).whole_of(request)),
             }
@@ -93,7 +91,7 @@ impl<P: Cpu + Tlb, const CPUS: usize, const SLOTS: usize, W: Probe> Shootdown<P,
         let skipped = usize::from(self.probe.omits(Rule::LastPage));
         let count = (pages as usize).saturating_sub(skipped);
         for address in request.addresses().take(count) {
-            self.perform(LocalFlush::Page(address));
+            self.platform.perform(LocalFlush::Page(address));
         }
         self.cpu(me).counts.pages.add(u64::from(pages));
     }
@@ -106,17 +104,16 @@ impl<P: Cpu + Tlb, const CPUS: usize, const SLOTS: usize, W: Probe> Shootdown<P,
         features.contexts &= !self.probe.omits(Rule::OtherContexts);
         let way = way(features, self.scope, request);
         if let Way::Whole(flush) = way {
-            self.perform(flush);
+            self.platform.perform(flush);
         }
-        if needs_root(features, request, way) {
-            self.perform(LocalFlush::LoadRoot);
-        }
+        self.read_root_if(needs_root(features, request, way));
         self.cpu(me).counts.wholes.add(1);
     }
 
-    fn perform(&self, flush: LocalFlush) {
-        if !(flush == LocalFlush::LoadRoot && self.probe.omits(Rule::Root)) {
-            self.platform.perform(flush);
+    /// Has the CPU read PAE's root entries again, if it must.
+    fn read_root_if(&self, needed: bool) {
+        if needed && !self.probe.omits(Rule::Root) {
+            self.platform.perform(LocalFlush::LoadRoot);
         }
     }
 }

@@ -20,8 +20,8 @@
 //! # The rules
 //!
 //! 1. **What is freed is not reused before the flush on all CPUs.** Tokens own it until then ([`kspace_paging::Flush`]).
-//! 2. **A CPU that waits for answers serves requests meanwhile**, with interrupts off too. Otherwise two CPUs that wait for each other
-//!    would wait forever.
+//! 2. **A CPU that waits for answers serves requests meanwhile**, with interrupts off too, and those of other protocols as well
+//!    ([`Tlb::serve_others`](crate::platform::Tlb::serve_others)). Otherwise two CPUs that wait for each other would wait forever.
 //! 3. **Nobody waits for a flush in atomic context**: with a spin lock held, or in an interrupt handler. A CPU that spins for that
 //!    lock with interrupts off would never answer. [`Cpu::is_atomic`](crate::platform::Cpu::is_atomic) tells; with debug assertions the
 //!    wait panics, else it is reported and done nevertheless, which mostly works. What must be freed there goes to a quarantine.
@@ -48,7 +48,9 @@
 //!
 //! *A wait ends.* Each CPU waited for is interrupted after the generation was taken, so its handler sees it; a CPU that waits itself
 //! serves; one that has interrupts off turns them on in the end, by rule 3 without waiting for who waits for it. `seen` never goes
-//! back, even when an interrupt comes in the middle of a catch-up, so an answer once given stands.
+//! back, even when an interrupt comes in the middle of a catch-up, so an answer once given stands. (Within one protocol, who waits for
+//! generation `g` has itself come that far, so of all that wait, the one with the first generation waits for none of the
+//! others. Between protocols there is no such order, and serving is all that helps.)
 //!
 //! # PCIDs, global pages, user spaces
 //!

@@ -167,6 +167,7 @@ impl<P: Cpu + Tlb, const CPUS: usize, const SLOTS: usize, W: Probe> Shootdown<P,
             // Whoever we wait for may be waiting for us, with interrupts off like us.
             if !self.probe.omits(Rule::Serve) {
                 self.serve();
+                self.platform.serve_others();
             }
             self.platform.relax();
             turns += 1;

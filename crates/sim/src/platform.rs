@@ -1,0 +1,116 @@
+//! The simulated machine as the library's platform: its CPUs' names, their TLBs, interrupts between them, and rules left out on
+//! demand.
+
+use kspace::platform::{Complaint, Cpu, CpuId, CpuMask, LocalFlush, Tlb, TlbFeatures};
+use kspace::shootdown::{Probe, Rule, Step};
+
+use crate::{Schedule, SimMachine};
+
+/// The CPUs of a [`Schedule`] with the TLBs of a [`SimMachine`].
+#[derive(Clone, Copy)]
+pub struct SimPlatform<'r> {
+    schedule: &'r Schedule,
+    machine: &'r SimMachine<'r>,
+    omitted: Option<Rule>,
+    grain: Grain,
+}
+
+/// At which steps of the protocol others may come in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grain {
+    /// At all of them.
+    Fine,
+    /// Only at those where it can make a difference: between taking a generation, publishing it, and looking whom to interrupt; between
+    /// looking what is to be forgotten, and forgetting it; between saying how one stands, and looking. At the others, what comes next
+    /// is seen by nobody but the CPU itself, or waited for, so that coming in before or after is all there is.
+    Coarse,
+}
+
+impl<'r> SimPlatform<'r> {
+    /// The CPUs of `schedule`, which has as many as `machine`.
+    #[must_use]
+    pub const fn new(schedule: &'r Schedule, machine: &'r SimMachine<'r>) -> Self {
+        Self {
+            schedule,
+            machine,
+            omitted: None,
+            grain: Grain::Fine,
+        }
+    }
+
+    /// The same, as a probe that leaves a rule out.
+    #[must_use]
+    pub const fn omitting(self, rule: Option<Rule>) -> Self {
+        Self {
+            omitted: rule,
+            ..self
+        }
+    }
+
+    /// The same, with other places where others may come in between.
+    #[must_use]
+    pub const fn with_grain(self, grain: Grain) -> Self {
+        Self { grain, ..self }
+    }
+}
+
+// SAFETY: one simulated CPU runs at a time, under its own number, and its program never moves to another.
+unsafe impl Cpu for SimPlatform<'_> {
+    type Pin = ();
+
+    fn id(&self) -> CpuId {
+        CpuId::new(self.schedule.running())
+    }
+
+    fn pin(&self) {}
+
+    fn is_atomic(&self) -> bool {
+        self.schedule.holds_lock()
+    }
+
+    fn relax(&self) {
+        self.schedule.relax();
+    }
+
+    fn report(&self, complaint: &Complaint) {
+        self.schedule.complain(complaint);
+    }
+}
+
+// SAFETY: the simulated TLBs do as told, and every run's interrupt handler serves.
+unsafe impl Tlb for SimPlatform<'_> {
+    fn features(&self) -> TlbFeatures {
+        self.machine.features()
+    }
+
+    fn perform(&self, flush: LocalFlush) {
+        self.machine.perform(self.schedule.running(), flush);
+        self.schedule.note(&flush);
+    }
+
+    fn interrupt(&self, targets: &CpuMask) {
+        for cpu in targets {
+            self.schedule.interrupt(cpu.index());
+        }
+    }
+
+    fn serve_others(&self) {
+        self.schedule.serve();
+    }
+}
+
+// SAFETY: the memory at stake is a simulated machine's.
+unsafe impl Probe for SimPlatform<'_> {
+    fn step(&self, step: Step) {
+        self.schedule.note(&step);
+        match step {
+            Step::Waiting(_) => self.schedule.look(),
+            Step::Begin | Step::Aimed(_) | Step::Forgotten(_) if self.grain == Grain::Coarse => {}
+            _ => self.schedule.pause(),
+        }
+    }
+
+    fn omits(&self, rule: Rule) -> bool {
+        self.omitted == Some(rule)
+    }
+}

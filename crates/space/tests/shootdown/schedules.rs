@@ -1,0 +1,59 @@
+//! Two CPUs in every schedule, eight in random ones.
+
+use kspace_sim::Grain;
+use kspace_sim::explore::{Explored, exhaustive};
+
+use crate::suite::{EVERY_OPERATION, random_runs};
+use crate::world::{Op, Setup, memory, run};
+
+/// What the exhaustive search combines.
+const CHOICE: [Op; 4] = [Op::Unmap, Op::Purge, Op::Idle, Op::Absent];
+
+const COARSE: Setup = Setup {
+    grain: Grain::Coarse,
+    ..Setup::new(2)
+};
+
+fn every_schedule(setup: Setup, first: &[Op], second: &[Op]) -> Explored {
+    let memory = memory();
+    let programs = [first.to_vec(), second.to_vec()];
+    exhaustive(|decide| run::<64>(setup, &memory, &programs, decide))
+        .unwrap_or_else(|failure| panic!("{first:?} beside {second:?}: {failure}"))
+}
+
+#[test]
+fn two_cpus_with_every_program_of_three_operations() {
+    let mut all = Explored::default();
+    let mut add = |explored: Explored| {
+        all.runs += explored.runs;
+        all.states += explored.states;
+    };
+    for a in CHOICE {
+        for b in CHOICE {
+            for c in CHOICE {
+                add(every_schedule(COARSE, &[a, b], &[c]));
+                add(every_schedule(COARSE, &[a, b, c], &[]));
+            }
+        }
+    }
+    println!("{all:?}");
+}
+
+#[test]
+fn two_cpus_that_wait_for_each_other_with_interrupts_off() {
+    every_schedule(COARSE, &[Op::UnmapQuietly], &[Op::UnmapQuietly]);
+    every_schedule(COARSE, &[Op::UnmapQuietly], &[Op::Purge]);
+}
+
+#[test]
+fn two_cpus_that_stop_at_every_step() {
+    let fine = Setup::new(2);
+    every_schedule(fine, &[Op::Unmap], &[Op::Idle]);
+    every_schedule(fine, &[Op::Purge], &[Op::Absent]);
+    every_schedule(fine, &[Op::Protect], &[Op::Touch]);
+}
+
+#[test]
+fn eight_cpus_at_random() {
+    random_runs::<64>(Setup::new(8), &EVERY_OPERATION, 4, 0..150).unwrap();
+}
