@@ -26,6 +26,8 @@ pub struct CommandLine {
     pub measure: bool,
     /// `stress=N`: let every CPU map, use, unmap and reuse this many times, and check what it reads.
     pub stress: Option<u64>,
+    /// `seed=N`: what the stress delays at random follows from this; 0 means no delays. Without it each boot draws one.
+    pub seed: Option<u64>,
     /// `provoke=NAME`: provoke a fault once booted, to see it explained.
     pub provoke: Option<Provocation>,
 }
@@ -109,7 +111,7 @@ impl fmt::Display for Rejected<'_> {
         match self {
             Self::Unknown(word) => write!(
                 f,
-                "command line: \"{word}\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt measure stress= provoke="
+                "command line: \"{word}\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt measure stress= seed= provoke="
             ),
             Self::BadSize(word, error) => {
                 write!(f, "command line: \"{word}\" was not used: {error}")
@@ -175,6 +177,9 @@ impl CommandLine {
                 } else if let Some(value) = word.strip_prefix("stress=") {
                     let rounds = value.parse().map_err(|_| Rejected::BadNumber(word))?;
                     self.stress = Some(rounds);
+                } else if let Some(value) = word.strip_prefix("seed=") {
+                    let seed = value.parse().map_err(|_| Rejected::BadNumber(word))?;
+                    self.seed = Some(seed);
                 } else if let Some(value) = word.strip_prefix("provoke=") {
                     let known = Provocation::ALL.iter().find(|(name, _)| *name == value);
                     let (_, provocation) = known.ok_or(Rejected::UnknownProvocation(word))?;
@@ -204,7 +209,7 @@ mod tests {
     #[test]
     fn known_words_are_taken_and_spaces_ignored() {
         let (parsed, messages) = check(
-            b"  nokaslr no5lvl\tnogbpages  mem=64M dmesg halt measure stress=5 provoke=null ",
+            b"  nokaslr no5lvl\tnogbpages  mem=64M dmesg halt measure stress=5 seed=7 provoke=null ",
         );
         assert_eq!(messages, Vec::<String>::new());
         let expected = CommandLine {
@@ -216,6 +221,7 @@ mod tests {
             halt: true,
             measure: true,
             stress: Some(5),
+            seed: Some(7),
             provoke: Some(Provocation::Null),
         };
         assert_eq!(parsed, expected);
@@ -228,11 +234,11 @@ mod tests {
         assert_eq!(
             messages,
             [
-                "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt measure stress= provoke=",
+                "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt measure stress= seed= provoke=",
                 "command line: the word at byte 8 is not UTF-8 and was not used",
                 "command line: \"provoke=fire\" was not used; provoke= knows write-text write-rodata write-text-alias \
                  execute-data null non-canonical stack-overflow guard-page vmalloc direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere",
-                "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt measure stress= provoke=",
+                "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt measure stress= seed= provoke=",
                 "command line: \"stress=-1\" was not used: its value is no decimal number",
             ]
         );

@@ -38,8 +38,9 @@ pub(super) const MANY_CPUS: &[BootCase] = &[
     BootCase {
         name: "a shootdown stress on eight CPUs",
         cpus: 8,
-        append: "no5lvl stress=60",
+        append: "no5lvl stress=60 seed=60",
         says: &[
+            "stress: yield points delayed by seed=60",
             "stress: 60 rounds on each of 8 CPUs: ",
             " 0 frames lost",
             "verify: ",

@@ -59,11 +59,19 @@ impl Entropy {
             Source::Rdrand => self.state = cpu::rdrand().unwrap_or(self.state ^ clock::ticks()),
             Source::TimeAndMap => self.state ^= clock::ticks(),
         }
-        // SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a weak input still spreads over all 64 bits.
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        let drawn = mix(self.state);
+        self.state = self.state.wrapping_add(STEP);
+        drawn
     }
+}
+
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// One number of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), whose state was `state`: a weak input still spreads over all 64
+/// bits.
+pub const fn mix(state: u64) -> u64 {
+    let mut mixed = state.wrapping_add(STEP);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }

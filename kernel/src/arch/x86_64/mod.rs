@@ -27,6 +27,7 @@ mod traps;
 mod vector;
 mod warp;
 mod work;
+mod yield_points;
 
 pub use clock::ticks_since_entry;
 pub use console::write_console;

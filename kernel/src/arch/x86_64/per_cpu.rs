@@ -30,6 +30,8 @@ pub struct CpuData {
     pub atomic_depth: AtomicU32,
     /// The last job that this CPU has run.
     pub round: AtomicU64,
+    /// Yield points passed while they were on.
+    pub yield_points: AtomicU64,
     /// Timer interrupts taken.
     pub timer_interrupts: AtomicU64,
     /// Shootdown interrupts taken.
@@ -48,6 +50,7 @@ impl CpuData {
             stopped: AtomicBool::new(false),
             atomic_depth: AtomicU32::new(0),
             round: AtomicU64::new(0),
+            yield_points: AtomicU64::new(0),
             timer_interrupts: AtomicU64::new(0),
             shootdown_interrupts: AtomicU64::new(0),
             spurious_interrupts: AtomicU64::new(0),

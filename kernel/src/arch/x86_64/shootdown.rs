@@ -8,6 +8,7 @@ use kspace::shootdown::Shootdown;
 use kspace_layout::PagingMode;
 use x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
 
+use super::yield_points::YieldPoints;
 use super::{apic, atomic_context, per_cpu, vector};
 use crate::acpi::MAX_CPUS;
 use crate::info;
@@ -16,8 +17,12 @@ static FIVE_LEVELS: AtomicBool = AtomicBool::new(false);
 static GLOBAL_PAGES: AtomicBool = AtomicBool::new(false);
 static INVPCID: AtomicBool = AtomicBool::new(false);
 
+/// Requests that are remembered; who falls back further forgets everything.
+const SLOTS: usize = 64;
+
 /// Shootdowns of the kernel's half of the address space, which all CPUs share.
-pub static KERNEL: Shootdown<Machine, MAX_CPUS> = Shootdown::new(Machine);
+pub static KERNEL: Shootdown<Machine, MAX_CPUS, SLOTS, YieldPoints> =
+    Shootdown::probed(Machine, YieldPoints);
 
 /// Says what every CPU's TLB has, before the first one joins.
 pub fn describe(mode: PagingMode, global_pages: bool, invpcid: bool) {

@@ -21,7 +21,7 @@ use super::atomic_context::Lock;
 use super::boot::{self, Handoff};
 use super::memory::Window;
 use super::per_cpu::{self, CpuData};
-use super::{PageFormat, shootdown, work};
+use super::{PageFormat, shootdown, work, yield_points};
 use crate::acpi::MAX_CPUS;
 use crate::info;
 
@@ -36,12 +36,16 @@ static REFUSED: AtomicU64 = AtomicU64::new(0);
 /// What each CPU says of its window: the number in it, or 0 while it is not mapped.
 static SAID: [Lock<u64>; MAX_CPUS] = [const { Lock::new(0) }; MAX_CPUS];
 
-/// Runs `rounds` rounds on every CPU. True when every number read was right.
-pub fn run(rounds: u64) -> bool {
+/// Runs `rounds` rounds on every CPU, the protocol's steps delayed at random by `seed` (0: not at all). True when every number read
+/// was right.
+pub fn run(rounds: u64, seed: u64) -> bool {
+    info!("stress: yield points delayed by seed={seed}");
     ROUNDS.store(rounds, Ordering::Relaxed);
     let frames = || boot::handoff().map(|handoff| handoff.frames.counts());
     let before = frames();
+    yield_points::seed(seed);
     work::on_all(rounds_on);
+    yield_points::seed(0);
     let after = frames();
     let activity = shootdown::KERNEL.activity();
     let (read, wrong) = (READ.load(Ordering::Relaxed), WRONG.load(Ordering::Relaxed));

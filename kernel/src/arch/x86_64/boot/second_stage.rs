@@ -14,9 +14,10 @@ use crate::{info, log, report};
 pub extern "C" fn second_stage() -> ! {
     // The first stage's GDT and IDT are in use at the load address, where nothing is mapped any more. Until CPU 0's own tables are
     // filled, a fault finds them here.
+    let early_gdt = present_address!("early_gdt");
     // SAFETY: the image is mapped at its final address, the only one that counts from here on, and so is the early GDT in it.
     unsafe {
-        descriptors::load_early(present_address!("early_gdt"));
+        descriptors::load_early(early_gdt);
         idt::load_early();
     }
     let Some(handoff) = handoff::taken() else {
@@ -84,8 +85,9 @@ fn finish(handoff: &'static Handoff) -> ! {
         measure::run();
     }
     if let Some(rounds) = handoff.command_line.stress {
-        if !stress::run(rounds) {
-            info!("kspace: the stress failed");
+        let seed = handoff.command_line.seed.unwrap_or_else(clock::ticks);
+        if !stress::run(rounds, seed) {
+            info!("kspace: the stress failed; to have the same delays again: seed={seed}");
             leave::leave(Outcome::Failure)
         }
         if let Some(memory) = handoff.memory() {
