@@ -102,7 +102,9 @@ impl Row {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, unit, .. } = self;
-        write!(f, "  {name:<46} {:>14} {unit:<12}", grouped(self.ours))?;
+        // A table's caller gives the width of its longest name.
+        let width = f.width().unwrap_or(0);
+        write!(f, "  {name:<width$} {:>14} {unit:<12}", grouped(self.ours))?;
         match &self.peer {
             Some(peer) => {
                 write!(
@@ -150,8 +152,11 @@ fn tables(rows: &[Row]) -> String {
         text.push_str(&format!(
             "{bench}    (a ratio above 1 means ours is better)\n"
         ));
-        for row in rows.iter().filter(|row| row.bench == *bench) {
-            text.push_str(row.to_string().trim_end());
+        let rows = || rows.iter().filter(|row| row.bench == *bench);
+        let longest = rows().map(|row| row.name.len()).max().unwrap_or(0);
+        let width = longest.max(46);
+        for row in rows() {
+            text.push_str(format!("{row:width$}").trim_end());
             text.push('\n');
         }
     }
