@@ -201,6 +201,35 @@ fn the_zones_of_a_node_are_cut_to_its_memory() {
 }
 
 #[test]
+fn each_frame_is_in_one_zone_though_several_span_it() {
+    let affinities = [
+        near(0, 0, GIB),
+        near(1, GIB, GIB + 256 * MIB),
+        near(0, GIB + 256 * MIB, 6 * GIB),
+    ];
+    let nodes = Nodes::new(&map_of(&TWO_RANGES), &affinities, |_| ()).expect("two nodes");
+    let limits = ZoneLimits::x86_64().with_movable_from(node(0), Pfn::new(0x14_0000));
+    let of = |address: u64| {
+        let zone = nodes.zone_of(&limits, PhysAddr::new(address).pfn());
+        zone.map_or("none".to_owned(), |(node, kind)| format!("{node} {kind}"))
+    };
+    assert_eq!(of(0x1000), "none");
+    assert_eq!(of(MIB), "0 DMA");
+    assert_eq!(of(GIB - 1), "0 DMA32");
+    assert_eq!(of(GIB), "1 DMA32");
+    assert_eq!(of(GIB + 256 * MIB), "0 DMA32");
+    assert_eq!(of(3 * GIB), "none");
+    assert_eq!(of(4 * GIB), "0 Normal");
+    assert_eq!(of(5 * GIB), "0 Movable");
+    // Node 0 spans node 1's memory, but does not have it.
+    let zone = nodes.zone(&limits, node(0), ZoneKind::Dma32);
+    assert_eq!(
+        (zone.spanned(), zone.present()),
+        (0xf_f000, 0x8_0000 - 0x1000 - 0x1_0000)
+    );
+}
+
+#[test]
 fn thirty_two_bits_have_high_memory() {
     let map = map_of(&[(MIB, 2 * GIB)]);
     let nodes = Nodes::new(&map, &[], |_| ()).expect("a node");

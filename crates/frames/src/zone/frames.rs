@@ -79,7 +79,7 @@ impl ZoneFrames for FrameAllocator<'_> {
             Order::HUGE => huges,
             Order::FRAME => {
                 let whole = huges * Order::HUGE.frames() as u64;
-                (Self::free_frames(self) as u64).saturating_sub(whole)
+                (Self::free_frames_exact(self) as u64).saturating_sub(whole)
             }
             _ => 0,
         }

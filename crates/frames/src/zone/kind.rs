@@ -185,27 +185,6 @@ impl ZoneLimits {
             first => Some(first.max(self.highest_start(end))),
         }
     }
-
-    /// The kind of zone that a frame of `node` is in, in a machine whose RAM ends at frame `end`.
-    #[must_use]
-    pub fn kind_of(&self, node: NodeId, frame: Pfn, end: u64) -> ZoneKind {
-        let pfn = frame.as_u64();
-        if self
-            .movable_start(node, end)
-            .is_some_and(|first| pfn >= first)
-        {
-            return ZoneKind::Movable;
-        }
-        let holds = |kind: &&ZoneKind| {
-            self.bounds(**kind)
-                .is_some_and(|(start, end)| (start..end).contains(&pfn))
-        };
-        self.kinds()
-            .iter()
-            .find(holds)
-            .copied()
-            .unwrap_or(ZoneKind::Normal)
-    }
 }
 
 /// `Ord::min` in constants.

@@ -201,7 +201,7 @@ impl Nodes {
         if !range.is_aligned(SECTION_BYTES) {
             return Err(NodeError::NotSections { range });
         }
-        // RAM that shares a section with the new one would share its records, too.
+        // The range is whole sections, so RAM that shares a section with it, and with it pages of records, overlaps it.
         if let Some(known) = self.blocks().find(|block| block.range.overlaps(range)) {
             return Err(NodeError::KnownRam {
                 range,

@@ -131,6 +131,18 @@ impl Nodes {
         Some((node_start.max(low), node_end.min(high)))
     }
 
+    /// The node and kind of the zone that has a frame; `None` where there is no RAM. Zones of different nodes may span the same
+    /// frames, but only one has each.
+    #[must_use]
+    pub fn zone_of(&self, limits: &ZoneLimits, frame: Pfn) -> Option<(NodeId, ZoneKind)> {
+        let node = self.node_of(frame.start())?;
+        let has = |kind: &ZoneKind| {
+            let zone = self.zone(limits, node, *kind);
+            (zone.start..zone.end()).contains(&frame.as_u64())
+        };
+        Some((node, limits.kinds().iter().copied().find(has)?))
+    }
+
     /// The zones of all nodes that have RAM, in order of node and kind; those without frames, too.
     pub fn zones<'a>(
         &'a self,

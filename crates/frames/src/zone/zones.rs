@@ -248,12 +248,12 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
             .get(usize::from(self.index[node.index()][kind.index()]))
     }
 
-    /// The zone that spans a frame, and of several (of nodes that interleave) the one that `owns` it.
-    #[must_use]
-    pub fn of_frame(&self, frame: Pfn, owns: impl Fn(&Zone<A>) -> bool) -> Option<&'z Zone<A>> {
-        self.zones.iter().find(|zone| {
+    /// The zones that span a frame: one, but where nodes interleave. [`Nodes::zone_of`](super::Nodes::zone_of) says which one
+    /// has it.
+    pub fn spanning(&self, frame: Pfn) -> impl Iterator<Item = &'z Zone<A>> + '_ {
+        self.zones.iter().filter(move |zone| {
             let (start, spanned) = (zone.start.get(), zone.spanned.get());
-            frame.as_u64().wrapping_sub(start) < spanned && owns(zone)
+            frame.as_u64().wrapping_sub(start) < spanned
         })
     }
 
