@@ -7,9 +7,7 @@ mod linux_machines;
 use kspace_frames::zone::text::{
     Buddyinfo, DirectMap, Iomem, Meminfo, Pageset, Resource, VmallocTotals, Zoneinfo,
 };
-use kspace_frames::zone::{
-    NodeId, Nodes, Tuning, Zone, ZoneFrames, ZoneKind, ZoneLimits, ZoneSpan, Zones,
-};
+use kspace_frames::zone::{Nodes, Tuning, Zone, ZoneFrames, ZoneKind, ZoneLimits, ZoneSpan, Zones};
 use kspace_frames::{FirmwareEntry, Order, Owner};
 use kspace_layout::{PageSize, Pfn, PhysAddr, PhysRange};
 use linux_machines::{figure, live_map, nodes_of, section};
