@@ -143,9 +143,9 @@ fn conclude((exit, took): (Exit, Duration)) -> Result {
             seconds(took)
         )),
         Exit::FromOutside => Err(Failure::failed(format!(
-            "{} after {}",
-            Exit::FromOutside,
-            seconds(took)
+            "after {}: {}",
+            seconds(took),
+            Exit::FromOutside
         ))),
         other => Err(Failure::failed(format!(
             "boot failed after {}: {other}",
