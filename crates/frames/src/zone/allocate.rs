@@ -59,18 +59,56 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
         request: &Request,
         hooks: &impl Hooks,
     ) -> Result<A::Block<'z>, ZoneError> {
-        let search = self.check(home, request)?;
-        let block = match self.pass(cpu, &search, Mark::Low) {
+        let block = match self.allocate_first(cpu, home, request) {
             Some(block) => block,
-            None => self.allocate_slow(cpu, &search, hooks)?,
+            None => self.allocate_any(cpu, home, request, hooks)?,
         };
         if request.zeroed {
-            hooks.zero(A::first(&block), search.order.frames() as u64);
+            hooks.zero(A::first(&block), 1 << request.wanted_order());
         }
         Ok(block)
     }
 
+    /// The way of nearly all requests: any address will do, and the first zone has more than enough. `None` says nothing.
+    #[inline]
+    fn allocate_first(
+        &self,
+        cpu: &A::Cpu,
+        home: NodeId,
+        request: &Request,
+    ) -> Option<A::Block<'z>> {
+        let Size::Order(order) = request.size else {
+            return None;
+        };
+        let order = Order::try_new(order).ok()?;
+        if request.last.is_some() || request.fallback != Fallback::All {
+            return None;
+        }
+        let highest = request.highest.unwrap_or(ZoneKind::Normal);
+        let zone = self.first(home, highest)?;
+        let kept = zone.kept(zone.low(), highest) + order.frames() as u64 - 1;
+        if !has_more(zone.frames(), kept) {
+            return None;
+        }
+        zone.frames().allocate(cpu, order, request.owner, None)
+    }
+
     #[cold]
+    #[inline(never)]
+    fn allocate_any(
+        &self,
+        cpu: &A::Cpu,
+        home: NodeId,
+        request: &Request,
+        hooks: &impl Hooks,
+    ) -> Result<A::Block<'z>, ZoneError> {
+        let search = self.check(home, request)?;
+        match self.pass(cpu, &search, Mark::Low) {
+            Some(block) => Ok(block),
+            None => self.allocate_slow(cpu, &search, hooks),
+        }
+    }
+
     fn allocate_slow(
         &self,
         cpu: &A::Cpu,
@@ -223,12 +261,13 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
 /// (`__zone_watermark_ok`). The second, whether there is a block of that order, is made by taking one.
 fn is_above<A: ZoneFrames>(zone: &Zone<A>, search: &Search<'_>, mark: Mark) -> bool {
     let kept = zone.kept(level(zone, mark), search.highest) + search.order.frames() as u64 - 1;
-    let frames = zone.frames();
-    let about = frames.free_frames();
-    if about > kept + frames.drift() {
-        return true;
-    }
-    frames.free_frames_exact() > kept
+    has_more(zone.frames(), kept)
+}
+
+/// Whether more than `kept` frames are free.
+#[inline]
+fn has_more<A: ZoneFrames>(frames: &A, kept: u64) -> bool {
+    frames.free_frames() > kept + frames.drift() || frames.free_frames_exact() > kept
 }
 
 fn level<A: ZoneFrames>(zone: &Zone<A>, mark: Mark) -> u64 {

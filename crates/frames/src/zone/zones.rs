@@ -188,6 +188,8 @@ pub struct Zones<'z, A> {
     pub(super) order: NodeOrder,
     /// Where in `zones` the zone of a node and kind is.
     index: [[u8; ZoneKind::COUNT]; MAX_NODES],
+    /// Where in `zones` the first zone is that is asked for a request from a node with a highest kind.
+    first: [[u8; ZoneKind::COUNT]; MAX_NODES],
 }
 
 impl<'z, A: ZoneFrames> Zones<'z, A> {
@@ -220,10 +222,12 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
                 .ok_or(ZonesError::TooMany { given: zones.len() })?;
         }
         let has_memory = |node: NodeId| index[node.index()].iter().any(|slot| *slot != NONE);
+        let order = NodeOrder::new(has_memory, distance);
         Ok(Self {
             zones,
+            first: first_zones(&limits, &order, &index),
             limits,
-            order: NodeOrder::new(has_memory, distance),
+            order,
             index,
         })
     }
@@ -246,6 +250,14 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
     pub fn get(&self, node: NodeId, kind: ZoneKind) -> Option<&'z Zone<A>> {
         self.zones
             .get(usize::from(self.index[node.index()][kind.index()]))
+    }
+
+    /// The zone that is asked first for memory near `home` up to the kind `highest`; `None` when there is none.
+    #[inline]
+    #[must_use]
+    pub fn first(&self, home: NodeId, highest: ZoneKind) -> Option<&'z Zone<A>> {
+        self.zones
+            .get(usize::from(self.first[home.index()][highest.index()]))
     }
 
     /// The zones that span a frame: one, but where nodes interleave. [`Nodes::zone_of`](super::Nodes::zone_of) says which one
@@ -309,4 +321,24 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
         };
         self.zones.iter().map(reserved).sum()
     }
+}
+
+/// For each node and highest kind, the place of the zone that is asked first.
+fn first_zones(
+    limits: &ZoneLimits,
+    order: &NodeOrder,
+    index: &[[u8; ZoneKind::COUNT]; MAX_NODES],
+) -> [[u8; ZoneKind::COUNT]; MAX_NODES] {
+    let mut first = [[NONE; ZoneKind::COUNT]; MAX_NODES];
+    for home in NodeId::all() {
+        for highest in limits.kinds() {
+            let mut places = order.of(home).iter().flat_map(|node| {
+                let up_to = &index[node.index()][..=highest.index()];
+                up_to.iter().rev().copied()
+            });
+            let place = places.find(|place| *place != NONE).unwrap_or(NONE);
+            first[home.index()][highest.index()] = place;
+        }
+    }
+    first
 }
