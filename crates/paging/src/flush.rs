@@ -69,7 +69,12 @@ pub enum Invalidation {
 }
 
 /// The CPUs' caches of translations.
-pub trait Tlb {
+///
+/// # Safety
+///
+/// Tables and frames are given to others on the word of this call: when `invalidate` returns, no CPU uses a translation that it
+/// names, or walks a table through an upper-level entry that it names.
+pub unsafe trait Tlb {
     /// Makes every CPU forget what `invalidation` says, and returns when all of them have.
     fn invalidate(&self, invalidation: &Invalidation);
 }

@@ -45,7 +45,8 @@ fn not_at_all(rig: &Rig<'_>, _: &SimMachine<'_>, flush: Flush<Vec<Pfn>>) -> Vec<
 /// Flushes with part of what the token says struck out.
 struct Forgetful<'a, 'm>(&'a SimMachine<'m>, fn(Stale) -> Stale);
 
-impl Tlb for Forgetful<'_, '_> {
+// SAFETY: not upheld, on purpose: the simulated CPUs must catch it, and they touch simulated memory only.
+unsafe impl Tlb for Forgetful<'_, '_> {
     fn invalidate(&self, invalidation: &Invalidation) {
         let Invalidation::Range(stale) = invalidation else {
             unreachable!()

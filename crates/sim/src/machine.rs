@@ -394,7 +394,8 @@ impl<'m> SimMachine<'m> {
 }
 
 /// All CPUs at once, and no more than is named: what a flush must achieve, however it does it.
-impl Tlb for SimMachine<'_> {
+// SAFETY: every simulated TLB has dropped what is named when the loop is done.
+unsafe impl Tlb for SimMachine<'_> {
     fn invalidate(&self, invalidation: &Invalidation) {
         for cpu in self.cpus().iter_mut() {
             cpu.tlb.invalidate(invalidation);
