@@ -34,7 +34,7 @@ pub mod zone;
 
 pub use allocator::{
     AddError, AllocError, BitWord, Block, Constraint, Contiguous, CpuSlot, Flags, FrameAllocator,
-    FrameId, FreeError, FreeProblem, HUGE_FRAMES, History, HugeId, HugePair, MAX_REFERENCES,
+    FrameId, FreeError, FreeProblem, HUGE_FRAMES, History, HugeId, HugePair, Local, MAX_REFERENCES,
     MappedBlock, Metadata, MetadataSize, NewError, Order, OrderTooLarge, Owner, PinnedCpu, Record,
     SharedBlock, TREE_FRAMES, TREE_HUGES, Tree, TreeId,
 };

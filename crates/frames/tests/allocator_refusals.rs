@@ -196,7 +196,7 @@ fn the_last_holder_frees() {
     holders.truncate(1);
     let block = holders.pop().unwrap().try_unique().unwrap();
     assert_eq!(block.pfn(), pfn);
-    block.share();
+    drop(block.share());
     frames.drain(&cpu(0));
     assert_eq!((frames.free_frames(), frames.refused_drops()), (1024, 0));
 }

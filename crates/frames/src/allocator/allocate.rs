@@ -8,9 +8,57 @@ use kspace_layout::Pfn;
 use super::cache::{CpuSlot, PinnedCpu};
 use super::error::{AllocError, FreeError, FreeProblem};
 use super::huge::{Fill, is_pair};
-use super::index::{FrameId, HugeId, Order};
-use super::record::{Flags, History, Owner, Record};
+use super::index::{FrameId, Order};
+use super::record::{Flags, FreedBy, History, Owner, Record};
 use super::{Block, FrameAllocator};
+
+/// An allocator as one pinned CPU uses it: several calls find the CPU's stacks once.
+#[derive(Clone, Copy, Debug)]
+pub struct Local<'a, 'p> {
+    allocator: &'a FrameAllocator<'a>,
+    slot: &'a CpuSlot,
+    pin: &'p PinnedCpu,
+}
+
+impl<'a> Local<'a, '_> {
+    /// As [`FrameAllocator::allocate`].
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::Exhausted`].
+    #[inline(always)]
+    pub fn allocate(&self, order: Order, owner: Owner) -> Result<Block<'a>, AllocError> {
+        let kept = if order == Order::FRAME {
+            self.slot.small.pop().map(FrameId::new)
+        } else if order == Order::HUGE {
+            self.slot.huge.pop().map(FrameId::new)
+        } else {
+            None
+        };
+        let frame = match kept {
+            Some(frame) => frame,
+            None => self.allocator.allocate_slow(self.pin, self.slot, order)?,
+        };
+        if let Some(record) = self.allocator.record(frame) {
+            record.hand_out(order, owner);
+        }
+        Ok(Block::new(self.allocator, frame, order))
+    }
+
+    /// As [`Block::free`].
+    ///
+    /// # Errors
+    ///
+    /// [`FreeError`], when the record does not agree: somebody else has freed it, through a bare number.
+    #[inline(always)]
+    pub fn free(&self, block: Block<'_>) -> Result<(), FreeError> {
+        if !block.is_of(self.allocator) {
+            return block.free(self.pin);
+        }
+        let (frame, order) = block.into_parts();
+        self.allocator.free_on(self.pin, self.slot, frame, order)
+    }
+}
 
 impl FrameAllocator<'_> {
     /// A block of 2^order frames, aligned to its size, with unknown content.
@@ -25,44 +73,42 @@ impl FrameAllocator<'_> {
         order: Order,
         owner: Owner,
     ) -> Result<Block<'_>, AllocError> {
-        let frame = self.allocate_id(pin, order, owner)?;
-        Ok(Block::new(self, frame, order))
+        self.local(pin)?.allocate(order, owner)
     }
 
-    /// As [`allocate`](Self::allocate), without the value that frees it.
+    /// This CPU's way to the allocator.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::NoSuchCpu`].
     #[inline]
-    pub(super) fn allocate_id(
-        &self,
-        pin: &PinnedCpu,
-        order: Order,
-        owner: Owner,
-    ) -> Result<FrameId, AllocError> {
-        let kept = self.slot(pin).and_then(|slot| {
-            if order == Order::FRAME {
-                slot.small.pop().map(FrameId::new)
-            } else if order == Order::HUGE {
-                slot.huge.pop().map(|huge| HugeId::new(huge).first_frame())
-            } else {
-                None
-            }
-        });
-        let frame = match kept {
-            Some(frame) => frame,
-            None => self.allocate_slow(pin, order)?,
-        };
-        if let Some(record) = self.record(frame) {
-            record.hand_out(order, owner);
+    pub fn local<'a, 'p>(&'a self, pin: &'p PinnedCpu) -> Result<Local<'a, 'p>, AllocError> {
+        match self.slot(pin) {
+            Some(slot) => Ok(Local {
+                allocator: self,
+                slot,
+                pin,
+            }),
+            None => Err(self.no_such_cpu(pin)),
         }
-        Ok(frame)
+    }
+
+    #[cold]
+    fn no_such_cpu(&self, pin: &PinnedCpu) -> AllocError {
+        AllocError::NoSuchCpu {
+            cpu: pin.cpu(),
+            cpus: self.meta.cpus.len(),
+        }
     }
 
     #[cold]
     #[inline(never)]
-    fn allocate_slow(&self, pin: &PinnedCpu, order: Order) -> Result<FrameId, AllocError> {
-        let slot = self.slot(pin).ok_or(AllocError::NoSuchCpu {
-            cpu: pin.cpu(),
-            cpus: self.meta.cpus.len(),
-        })?;
+    fn allocate_slow(
+        &self,
+        pin: &PinnedCpu,
+        slot: &CpuSlot,
+        order: Order,
+    ) -> Result<FrameId, AllocError> {
         if let Some(frame) = self.take_any(pin, slot, order) {
             return Ok(frame);
         }
@@ -80,7 +126,7 @@ impl FrameAllocator<'_> {
         if order == Order::FRAME {
             self.pop_small_slow(pin, slot)
         } else if order == Order::HUGE {
-            self.pop_huge_slow(pin, slot).map(HugeId::first_frame)
+            self.pop_huge_slow(pin, slot)
         } else if is_pair(order) {
             self.find_pair(pin, slot)
         } else {
@@ -98,7 +144,7 @@ impl FrameAllocator<'_> {
     ///
     /// The block is the caller's, from [`Block::into_raw`], and nobody uses it any more. What can be seen to be wrong is
     /// refused, but a frame that somebody else has since been given looks like the caller's own.
-    #[inline]
+    #[inline(always)]
     #[allow(unsafe_code)] // An unsafe fn is how a promise is asked for; its body has no unsafe operation.
     pub unsafe fn free(&self, pin: &PinnedCpu, pfn: Pfn, order: Order) -> Result<(), FreeError> {
         match self.frame(pfn) {
@@ -107,35 +153,54 @@ impl FrameAllocator<'_> {
         }
     }
 
-    /// Takes a block back. `None`: on no CPU's account.
-    #[inline]
+    /// Takes a block back, on this CPU's account.
+    #[inline(always)]
     pub(super) fn free_id(
         &self,
         pin: Option<&PinnedCpu>,
         frame: FrameId,
         order: Order,
     ) -> Result<(), FreeError> {
-        let cpu = pin.map(PinnedCpu::cpu);
-        let done = self
-            .record(frame)
-            .map(|record| record.take_back(order, cpu));
-        if !matches!(done, Some(Ok(()))) {
+        match pin.and_then(|pin| Some((pin, self.slot(pin)?))) {
+            Some((pin, slot)) => self.free_on(pin, slot, frame, order),
+            None => self.free_aside(frame, order),
+        }
+    }
+
+    #[inline(always)]
+    fn free_on(
+        &self,
+        pin: &PinnedCpu,
+        slot: &CpuSlot,
+        frame: FrameId,
+        order: Order,
+    ) -> Result<(), FreeError> {
+        let record = self.record(frame);
+        if !record.is_some_and(|record| record.take_back(order, pin.freed_by)) {
             return Err(self.refuse(self.pfn(frame), order));
         }
-        let slot = pin.and_then(|pin| self.slot(pin));
-        match slot {
-            Some(slot) if order == Order::FRAME => {
-                if !slot.small.push(frame.get()) {
-                    self.push_small_slow(slot, frame);
-                }
+        if order == Order::FRAME {
+            if !slot.small.push(frame.get()) {
+                self.push_small_slow(slot, frame);
             }
-            Some(slot) if order == Order::HUGE => {
-                if !slot.huge.push(frame.huge().get()) {
-                    self.push_huge_slow(slot, frame.huge());
-                }
+        } else if order == Order::HUGE {
+            if !slot.huge.push(frame.get()) {
+                self.push_huge_slow(slot, frame);
             }
-            _ => self.give_block_slow(slot, frame, order),
+        } else {
+            self.give_block_slow(Some(slot), frame, order);
         }
+        Ok(())
+    }
+
+    /// Takes a block back, on no CPU's account.
+    #[inline(never)]
+    fn free_aside(&self, frame: FrameId, order: Order) -> Result<(), FreeError> {
+        let record = self.record(frame);
+        if !record.is_some_and(|record| record.take_back(order, FreedBy::NOBODY)) {
+            return Err(self.refuse(self.pfn(frame), order));
+        }
+        self.give_block(None, frame, order);
         Ok(())
     }
 

@@ -21,12 +21,12 @@ pub(super) const WORDS: usize = HUGE_FRAMES / WORD;
 pub struct BitWord(AtomicU64);
 
 impl BitWord {
-    /// Claims up to `want` free frames, lowest first; the claimed ones' bits.
+    /// Claims up to `want` of the free frames that `choose` leaves, lowest first; the claimed ones' bits.
     #[inline]
-    fn claim_any(&self, want: usize) -> u64 {
+    fn claim_any(&self, want: usize, choose: impl Fn(u64) -> u64) -> u64 {
         let mut old = self.0.load(Relaxed);
         loop {
-            let free = !old;
+            let free = choose(!old);
             if free == 0 {
                 return 0;
             }
@@ -108,7 +108,17 @@ fn lowest(set: u64, count: usize) -> u64 {
     set & !rest
 }
 
-/// The lowest multiple of `len` from which `len` bits of `free` are set.
+/// Without the groups of eight that are wholly `free`: runs of order 3 stay for who wants such.
+#[inline]
+fn crumbs(free: u64) -> u64 {
+    let mut whole = free & (free >> 4);
+    whole &= whole >> 2;
+    whole &= whole >> 1;
+    free & !((whole & 0x0101_0101_0101_0101) * 0xff)
+}
+
+/// A multiple of `len` from which `len` bits of `free` are set: the lowest whose neighbour is not free, too, so that longer
+/// runs stay; else the lowest.
 fn aligned_run(free: u64, len: usize) -> Option<usize> {
     /// Bit 0 of each group of 2, 4, 8, 16, 32, 64 bits.
     const STARTS: [u64; 7] = [
@@ -125,8 +135,15 @@ fn aligned_run(free: u64, len: usize) -> Option<usize> {
     for step in 0..order {
         runs &= runs >> (1 << step);
     }
-    let at = (runs & STARTS[order]).trailing_zeros() as usize;
-    (at < WORD).then_some(at)
+    let all = runs & STARTS[order];
+    let longer = if len < WORD {
+        let starts = all & (all >> len) & STARTS[order + 1];
+        starts | (starts << len)
+    } else {
+        0
+    };
+    let fitting = if all == longer { all } else { all & !longer };
+    (fitting != 0).then(|| fitting.trailing_zeros() as usize)
 }
 
 /// The words of one huge frame.
@@ -134,24 +151,38 @@ fn aligned_run(free: u64, len: usize) -> Option<usize> {
 pub(super) struct HugeBits<'a>(pub(super) &'a [BitWord]);
 
 impl HugeBits<'_> {
-    /// Claims `count` free frames, wherever they are, giving each word's number and its claimed bits to `sink`.
+    /// Claims `count` free frames, giving each word's number and its claimed bits to `sink`: first those that no run of
+    /// eight is lost by, then any.
     ///
     /// The caller has reserved that many in the counter. So there always are as many 0 bits as outstanding reservations:
     /// the loop ends; it goes round again only when others took bits here and gave others back behind our eyes.
     pub(super) fn claim_reserved(self, count: usize, mut sink: impl FnMut(usize, u64)) {
         let mut left = count;
-        loop {
-            for (index, word) in self.0.iter().enumerate() {
-                let taken = word.claim_any(left);
-                if taken != 0 {
-                    sink(index, taken);
-                    left -= taken.count_ones() as usize;
-                    if left == 0 {
-                        return;
-                    }
+        self.claim_chosen(&mut left, crumbs, &mut sink);
+        while left > 0 {
+            self.claim_chosen(&mut left, |free| free, &mut sink);
+            if left > 0 {
+                super::sync::pause();
+            }
+        }
+    }
+
+    #[inline]
+    fn claim_chosen(
+        self,
+        left: &mut usize,
+        choose: impl Fn(u64) -> u64,
+        sink: &mut impl FnMut(usize, u64),
+    ) {
+        for (index, word) in self.0.iter().enumerate() {
+            let taken = word.claim_any(*left, &choose);
+            if taken != 0 {
+                sink(index, taken);
+                *left -= taken.count_ones() as usize;
+                if *left == 0 {
+                    return;
                 }
             }
-            super::sync::pause();
         }
     }
 
@@ -239,7 +270,7 @@ fn masks(at: usize, len: usize) -> impl Iterator<Item = (usize, u64)> {
 
 #[cfg(all(test, not(feature = "loom")))]
 mod tests {
-    use super::{aligned_run, lowest, masks};
+    use super::{aligned_run, crumbs, lowest, masks};
     use std::vec::Vec;
 
     #[test]
@@ -253,11 +284,18 @@ mod tests {
             let free = seed | seed.rotate_left(21) | seed.rotate_left(40);
             for order in 0..7 {
                 let len = 1_usize << order;
-                let naive = (0..64)
-                    .step_by(len)
-                    .find(|at| (*at..at + len).all(|bit| free >> bit & 1 == 1));
-                assert_eq!(aligned_run(free, len), naive, "{free:#x} {len}");
+                let is_free = |at: usize| at < 64 && (at..at + len).all(|bit| free >> bit & 1 == 1);
+                let all: Vec<usize> = (0..64).step_by(len).filter(|&at| is_free(at)).collect();
+                let alone = all.iter().find(|&&at| !is_free(at ^ len));
+                assert_eq!(
+                    aligned_run(free, len),
+                    alone.or(all.first()).copied(),
+                    "{free:#x} {len}"
+                );
             }
+            let groups = (0..8).filter(|group| free >> (8 * group) & 0xff == 0xff);
+            let whole: u64 = groups.map(|group| 0xff << (8 * group)).sum();
+            assert_eq!(crumbs(free), free & !whole, "{free:#x}");
         }
     }
 

@@ -58,6 +58,22 @@ impl<'a> Block<'a> {
         PhysRange::new(self.pfn().start(), self.order.frames() as u64 * FRAME_SIZE)
     }
 
+    /// Whether it is of this allocator.
+    #[inline]
+    pub(super) fn is_of(&self, allocator: &FrameAllocator<'_>) -> bool {
+        core::ptr::eq(
+            core::ptr::from_ref(self.allocator).cast::<()>(),
+            core::ptr::from_ref(allocator).cast(),
+        )
+    }
+
+    /// What it is, without the value that frees it.
+    #[inline]
+    pub(super) fn into_parts(self) -> (FrameId, Order) {
+        let block = ManuallyDrop::new(self);
+        (block.frame, block.order)
+    }
+
     /// Frees it by way of this CPU's own stack. Dropping it does so without: a few locked instructions more.
     ///
     /// # Errors

@@ -1,16 +1,16 @@
-//! The front: each CPU's stack of single frames and of huge frames.
+//! The front: each CPU's stacks of single frames and of huge frames.
 //!
 //! ```text
 //!   slots   [ oldest ............ newest |       |       ]
-//!           0                          len     limit     capacity
-//!           taken from the top, put on the top; a full stack gives its oldest half back
+//!           0                          len     limit     capacity     taken from the top, put on the top
 //! ```
 //!
-//! **Protocol.** Only the CPU itself touches its stack, and only with a [`PinnedCpu`], so plain loads and stores do; no
-//! locked instruction but the one that proves the free (`record`). Others may *request* that it be emptied: they raise
-//! `floor` and lower `limit`, so that the CPU's own next take or free fails the comparison it makes anyway and comes to
-//! the slow path, which empties the stack and resets both. Whoever needs it done now sends an interrupt to that CPU, which
-//! calls [`FrameAllocator::drain_if_requested`]. A stopped CPU's stack is emptied by who holds its `PinnedCpu`.
+//! **Protocol.** Only the CPU itself touches its stacks, and only with a [`PinnedCpu`], so plain loads and stores do; no
+//! locked instruction but the one that proves the free (`record`). Others may *request* that they be emptied, by lowering
+//! every `limit` to 0: the CPU's own next free fails the comparison it makes anyway and comes to the slow path, and so does
+//! its next allocation once the stack is empty, and the slow path empties all stacks and puts the limits back. Whoever needs
+//! it done now sends an interrupt to that CPU, which calls [`FrameAllocator::drain_if_requested`]. A stopped CPU's stacks
+//! are emptied by who holds its `PinnedCpu`.
 //!
 //! Frames in a stack are in use for the levels below (bits set, counters raised), and free in their record.
 
@@ -18,6 +18,7 @@ use core::marker::PhantomData;
 
 use super::FrameAllocator;
 use super::index::{FrameId, HugeId, Order};
+use super::record::FreedBy;
 use super::sync::{AtomicU32, AtomicUsize, Relaxed};
 
 /// Single frames that a CPU keeps at most, 512 KiB. Linux's batch of 63 and high mark above it is of that size
@@ -32,6 +33,7 @@ pub(super) const HUGE: usize = 8;
 #[derive(Debug)]
 pub struct PinnedCpu {
     cpu: u16,
+    pub(super) freed_by: FreedBy,
     /// The proof is about this CPU: it must not move to another.
     here: PhantomData<*mut ()>,
 }
@@ -49,6 +51,7 @@ impl PinnedCpu {
     pub const unsafe fn new(cpu: u16) -> Self {
         Self {
             cpu,
+            freed_by: FreedBy::cpu(cpu),
             here: PhantomData,
         }
     }
@@ -66,21 +69,15 @@ impl PinnedCpu {
 #[repr(C)]
 pub(super) struct Stack<const N: usize> {
     len: AtomicU32,
-    /// Not to be taken from at or below: 0, or [`REQUESTED`].
-    floor: AtomicU32,
-    /// Not to be put on at or above.
+    /// Not to be put on at or above. 0: not used yet, or to be emptied.
     limit: AtomicU32,
     slots: [AtomicUsize; N],
 }
-
-/// The floor of a stack that is to be emptied.
-const REQUESTED: u32 = u32::MAX;
 
 impl<const N: usize> Default for Stack<N> {
     fn default() -> Self {
         Self {
             len: AtomicU32::new(0),
-            floor: AtomicU32::new(0),
             limit: AtomicU32::new(0),
             slots: core::array::from_fn(|_| AtomicUsize::new(0)),
         }
@@ -91,7 +88,7 @@ impl<const N: usize> Stack<N> {
     #[inline]
     pub(super) fn pop(&self) -> Option<usize> {
         let len = self.len.load(Relaxed);
-        if len <= self.floor.load(Relaxed) {
+        if len == 0 {
             return None;
         }
         self.len.store(len - 1, Relaxed);
@@ -129,17 +126,15 @@ impl<const N: usize> Stack<N> {
 
     /// Asks for it to be emptied.
     fn request(&self) {
-        self.floor.store(REQUESTED, Relaxed);
         self.limit.store(0, Relaxed);
     }
 
     /// Lets it be filled up to `limit`. Returns whether it was to be emptied.
     fn settle(&self, limit: usize) -> bool {
-        let requested = self.floor.load(Relaxed) == REQUESTED;
-        // The limit first: a request that comes in between is seen the next time, by its floor.
-        self.limit.store(limit as u32, Relaxed);
+        let requested = self.limit.load(Relaxed) == 0;
         if requested {
-            self.floor.store(0, Relaxed);
+            // A request that comes right now is met by what follows this one.
+            self.limit.store(limit as u32, Relaxed);
         }
         requested
     }
@@ -162,14 +157,16 @@ impl<const N: usize> Stack<N> {
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub struct CpuSlot {
-    pub(super) small: Stack<SMALL>,
-    pub(super) huge: Stack<HUGE>,
     pub(super) homes: Homes,
+    /// Single frames.
+    pub(super) small: Stack<SMALL>,
+    /// Huge frames, by their first frames.
+    pub(super) huge: Stack<HUGE>,
 }
 
-/// The trees that a CPU has reserved, each plus one; 0 for none. And its part of the count of free frames.
+/// Where a CPU takes from. The trees it has reserved are there plus one; 0 for none. And its part of the count of free frames.
 #[derive(Debug, Default)]
-#[repr(C, align(64))]
+#[repr(C)]
 pub(super) struct Homes {
     pub(super) small: AtomicUsize,
     pub(super) huge: AtomicUsize,
@@ -183,33 +180,35 @@ impl FrameAllocator<'_> {
         let small = slot.small.settle(self.small_limit);
         let huge = slot.huge.settle(self.huge_limit);
         if small || huge {
-            self.empty(slot, SMALL, HUGE);
+            self.empty(slot);
         }
     }
 
-    /// Puts a single frame on its CPU's full stack, after the oldest have been given back.
+    /// Puts a single frame on its CPU's full stack, after the older half has been given back.
     #[cold]
+    #[inline(never)]
     pub(super) fn push_small_slow(&self, slot: &CpuSlot, frame: FrameId) {
         self.settle(slot);
         if slot.small.push(frame.get()) {
             return;
         }
-        self.empty(slot, self.small_limit.div_ceil(2), 0);
+        self.empty_small(slot, self.small_limit.div_ceil(2));
         if !slot.small.push(frame.get()) {
             self.give_small(Some(slot), core::iter::once(frame.get()));
         }
     }
 
-    /// As [`push_small_slow`](Self::push_small_slow), for a huge frame.
+    /// As [`push_small_slow`](Self::push_small_slow), for a huge frame, by its first frame.
     #[cold]
-    pub(super) fn push_huge_slow(&self, slot: &CpuSlot, huge: HugeId) {
+    #[inline(never)]
+    pub(super) fn push_huge_slow(&self, slot: &CpuSlot, first: FrameId) {
         self.settle(slot);
-        if slot.huge.push(huge.get()) {
+        if slot.huge.push(first.get()) {
             return;
         }
-        self.empty(slot, 0, self.huge_limit.div_ceil(2));
-        if !slot.huge.push(huge.get()) {
-            self.give_whole(Some(slot), huge);
+        self.empty_huge(slot, self.huge_limit.div_ceil(2));
+        if !slot.huge.push(first.get()) {
+            self.give_whole(Some(slot), first.huge());
         }
     }
 
@@ -225,35 +224,42 @@ impl FrameAllocator<'_> {
 
     /// Takes a huge frame for an empty stack, and fills it.
     #[cold]
-    pub(super) fn pop_huge_slow(&self, pin: &PinnedCpu, slot: &CpuSlot) -> Option<HugeId> {
+    pub(super) fn pop_huge_slow(&self, pin: &PinnedCpu, slot: &CpuSlot) -> Option<FrameId> {
         self.settle(slot);
-        if let Some(huge) = slot.huge.pop() {
-            return Some(HugeId::new(huge));
+        if let Some(first) = slot.huge.pop() {
+            return Some(FrameId::new(first));
         }
-        self.refill_huge(pin, slot)
+        self.refill_huge(pin, slot).map(HugeId::first_frame)
     }
 
-    /// Gives the oldest of a CPU's stacks back.
-    fn empty(&self, slot: &CpuSlot, small: usize, huge: usize) {
-        if small > 0 {
-            let mut oldest = [0; SMALL];
-            let mut len = 0;
-            slot.small.take_oldest(small, |frame| {
-                oldest[len] = frame;
-                len += 1;
-            });
-            self.give_small(Some(slot), oldest[..len].iter().copied());
-        }
-        slot.huge
-            .take_oldest(huge, |huge| self.give_whole(Some(slot), HugeId::new(huge)));
+    /// Gives the oldest of a CPU's stack of single frames back.
+    fn empty_small(&self, slot: &CpuSlot, count: usize) {
+        let mut oldest = [0; SMALL];
+        let mut len = 0;
+        slot.small.take_oldest(count, |frame| {
+            oldest[len] = frame;
+            len += 1;
+        });
+        self.give_small(Some(slot), oldest[..len].iter().copied());
+    }
+
+    fn empty_huge(&self, slot: &CpuSlot, count: usize) {
+        slot.huge.take_oldest(count, |first| {
+            self.give_whole(Some(slot), FrameId::new(first).huge());
+        });
+    }
+
+    /// Gives all of a CPU's stacks back.
+    fn empty(&self, slot: &CpuSlot) {
+        self.empty_small(slot, SMALL);
+        self.empty_huge(slot, HUGE);
     }
 
     /// Gives all that this CPU keeps back, and the trees it has reserved: before it stops, or when memory is short.
     pub fn drain(&self, pin: &PinnedCpu) {
         let Some(slot) = self.slot(pin) else { return };
-        slot.small.settle(self.small_limit);
-        slot.huge.settle(self.huge_limit);
-        self.empty(slot, SMALL, HUGE);
+        self.settle(slot);
+        self.empty(slot);
         self.leave_homes(pin, slot);
         self.flush_free(slot);
     }
@@ -262,10 +268,8 @@ impl FrameAllocator<'_> {
     /// [`drain_if_requested`](Self::drain_if_requested).
     pub fn request_drain(&self) {
         for slot in self.meta.cpus {
-            if slot.small.len() > 0 {
+            if slot.small.len() + slot.huge.len() > 0 {
                 slot.small.request();
-            }
-            if slot.huge.len() > 0 {
                 slot.huge.request();
             }
         }

@@ -13,7 +13,7 @@ use super::cache::PinnedCpu;
 use super::error::{AllocError, FreeError};
 use super::huge::Fill;
 use super::index::{FrameId, HUGE_FRAMES, HugeId, Order};
-use super::record::{History, Owner};
+use super::record::{FreedBy, History, Owner};
 
 /// Where a contiguous range may lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,13 +201,10 @@ impl<'m> FrameAllocator<'m> {
     }
 
     /// Takes a range back: all of its blocks, or, when a record does not agree, none.
-    fn free_range(&self, cpu: Option<u16>, start: FrameId, frames: usize) -> Result<(), FreeError> {
+    fn free_range(&self, by: FreedBy, start: FrameId, frames: usize) -> Result<(), FreeError> {
         for (index, (frame, order)) in blocks(start, frames).enumerate() {
             let record = self.record(frame);
-            if !matches!(
-                record.map(|record| record.take_back(order, cpu)),
-                Some(Ok(()))
-            ) {
+            if !record.is_some_and(|record| record.take_back(order, by)) {
                 for (frame, order) in blocks(start, frames).take(index) {
                     if let Some(record) = self.record(frame)
                         && let History::Freed { owner, .. } = record.history()
@@ -284,7 +281,7 @@ impl<'a> Contiguous<'a> {
         let range = core::mem::ManuallyDrop::new(self);
         range
             .allocator
-            .free_range(Some(pin.cpu()), range.start, range.frames)
+            .free_range(pin.freed_by, range.start, range.frames)
     }
 
     /// The blocks that it is made of, each freed by itself from now on.
@@ -300,7 +297,7 @@ impl Drop for Contiguous<'_> {
     fn drop(&mut self) {
         if self
             .allocator
-            .free_range(None, self.start, self.frames)
+            .free_range(FreedBy::NOBODY, self.start, self.frames)
             .is_err()
         {
             self.allocator.count_refused();

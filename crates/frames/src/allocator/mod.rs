@@ -36,6 +36,7 @@ mod take;
 mod tree;
 
 pub use add::AddError;
+pub use allocate::Local;
 pub use bits::BitWord;
 pub use block::{Block, MappedBlock, SharedBlock};
 pub use cache::{CpuSlot, PinnedCpu};

@@ -181,6 +181,26 @@ const fn in_use(order: Order, owner: Owner) -> u32 {
         | IN_USE
 }
 
+/// Who frees, as what has to be added to the record of a block that is in use and held once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FreedBy(u32);
+
+impl FreedBy {
+    /// On no CPU's account.
+    pub(super) const NOBODY: Self = Self::number(NO_CPU);
+
+    /// On this CPU's account.
+    pub(super) const fn cpu(cpu: u16) -> Self {
+        Self::number(cpu as u32)
+    }
+
+    /// From *in use* and one reference to *free* and the number; order and owner stay.
+    const fn number(by: u32) -> Self {
+        let freed = FREED | (by << COUNT_SHIFT);
+        Self(freed.wrapping_sub(IN_USE | (1 << COUNT_SHIFT)))
+    }
+}
+
 /// All but the owner: what must be as expected when a block is given back.
 const CHECKED: u32 = !(((Owner::COUNT as u32) - 1) << OWNER_SHIFT);
 
@@ -191,25 +211,16 @@ impl Record {
         self.0.store(in_use(order, owner), Relaxed);
     }
 
-    /// Writes that the block is free, if it is in use with this order, one reference, and not mapped.
-    ///
-    /// Returns what the record says instead.
-    #[inline]
-    pub(super) fn take_back(&self, order: Order, cpu: Option<u16>) -> Result<(), History> {
+    /// Writes that the block is free, if it is in use with this order, one reference, and not mapped. Whether it was.
+    #[inline(always)]
+    pub(super) fn take_back(&self, order: Order, by: FreedBy) -> bool {
         let old = self.0.load(Relaxed);
         if old & CHECKED != in_use(order, Owner(0)) {
-            return Err(decode(old));
+            return false;
         }
-        let by = match cpu {
-            Some(cpu) => cpu as u32,
-            None => NO_CPU,
-        };
-        let new = (old & ((1 << FLAGS_SHIFT) - 1) & !STATE) | FREED | (by << COUNT_SHIFT);
+        let new = old.wrapping_add(by.0);
         // Acquire: what others did with the content before they gave up their references happened before.
-        match self.0.compare_exchange(old, new, AcqRel, Relaxed) {
-            Ok(_) => Ok(()),
-            Err(now) => Err(decode(now)),
-        }
+        self.0.compare_exchange(old, new, AcqRel, Relaxed).is_ok()
     }
 
     /// What it says.

@@ -3,7 +3,8 @@
 //! Each CPU reserves one tree for what is smaller than a huge frame and another one for huge frames, so that CPUs do not
 //! share cache lines and small blocks do not spread over all memory. When its tree has nothing fitting, in this order:
 //!
-//! 1. a partly free huge frame in an unreserved tree nearby, before a whole one is broken anywhere;
+//! 1. a partly free huge frame in an unreserved tree, the most broken one of those nearby, before a whole huge frame is
+//!    broken anywhere;
 //! 2. a wholly free one in its own tree, then in an unreserved tree, which becomes its own;
 //! 3. *stealing*: any tree, reserved or not, partly free ones first.
 //!
@@ -19,7 +20,10 @@ use super::tree::Tree;
 /// How many trees are looked at for partly free huge frames before a whole one is broken: 64 GiB, 8 KiB of counts.
 const NEARBY: usize = 1024;
 
-/// The same for runs, which a partly free huge frame may well not have: all bits have to be looked at.
+/// How many trees are compared for the best one: 4 GiB.
+const GROUP: usize = 64;
+
+/// The same as [`NEARBY`] for runs, which a partly free huge frame may well not have: all bits have to be looked at.
 const NEARBY_RUNS: usize = 16;
 
 /// What is wanted of a tree.
@@ -92,7 +96,7 @@ impl FrameAllocator<'_> {
                 break;
             };
             taken += 1;
-            slot.huge.put(more.get());
+            slot.huge.put(more.first_frame().get());
         }
         self.count_free(Some(slot), -(taken * Order::HUGE.frames() as isize));
         Some(found)
@@ -119,7 +123,8 @@ impl FrameAllocator<'_> {
         if let Some(got) = own.and_then(|own| take(own, Want::Partial)) {
             return Some(got);
         }
-        let near = self.around(start).take(nearby);
+        let crowded = self.most_broken(start).into_iter();
+        let near = crowded.chain(self.around(start).take(nearby));
         if let Some(got) = self.settle_in(pin, home, near, Want::Partial, &mut take) {
             return Some(got);
         }
@@ -184,6 +189,18 @@ impl FrameAllocator<'_> {
             tree.unreserve(pin.cpu());
         }
         None
+    }
+
+    /// Of the trees around one, that with the fewest wholly free huge frames, which nobody has reserved and which has partly
+    /// free ones: blocks that are there already keep the others company.
+    fn most_broken(&self, around: usize) -> Option<TreeId> {
+        let first = around - around % GROUP;
+        let end = (first + GROUP).min(self.meta.trees.len());
+        (first..end)
+            .map(|id| (TreeId::new(id), &self.meta.trees[id]))
+            .filter(|(_, tree)| Want::Partial.is_in(tree) && tree.is_unreserved())
+            .min_by_key(|(_, tree)| tree.counts().0)
+            .map(|(id, _)| id)
     }
 
     /// Gives up the trees that a CPU has reserved.
