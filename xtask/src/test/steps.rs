@@ -10,7 +10,7 @@ use crate::host::toolchain::{Toolchain, Way};
 const NO_STD: [&str; 4] = ["kspace-layout", "kspace-paging", "kspace-frames", "kspace"];
 
 /// The kernel has its bare-metal program behind a feature; on the host it is a library without it, so all other packages are
-/// checked with all features, and the kernel without.
+/// checked together, and the kernel without it.
 const HOST_SETS: [&[&str]; 2] = [
     &[
         "--workspace",

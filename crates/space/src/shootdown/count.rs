@@ -1,8 +1,7 @@
-//! Counts of what the protocol did, for benchmarks and the curious.
+//! Counts of what the protocol did, for benchmarks and the curious. They order nothing, so they are no part of its models.
 
 use core::ops::Add;
-
-use super::sync::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// What has been done so far, on one CPU or on all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,15 +42,13 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    constructor! {
-        pub(super) fn new() -> Self {
-            Self {
-                flushes: Count::new(),
-                interrupts: Count::new(),
-                pages: Count::new(),
-                wholes: Count::new(),
-                unfound: Count::new(),
-            }
+    pub(super) const fn new() -> Self {
+        Self {
+            flushes: Count::new(),
+            interrupts: Count::new(),
+            pages: Count::new(),
+            wholes: Count::new(),
+            unfound: Count::new(),
         }
     }
 
@@ -70,10 +67,8 @@ impl Counts {
 pub(super) struct Count(AtomicU64);
 
 impl Count {
-    constructor! {
-        fn new() -> Self {
-            Self(AtomicU64::new(0))
-        }
+    const fn new() -> Self {
+        Self(AtomicU64::new(0))
     }
 
     /// Adds. An interrupt may add in between, so this is one instruction.

@@ -68,9 +68,10 @@ impl<const SLOTS: usize> Ring<SLOTS> {
             return;
         }
         let busy = generation << 1 | BUSY;
+        // Acquire: our words replace those of the slot's last writer, not the other way round.
         if slot
             .tag
-            .compare_exchange(tag, busy, Ordering::Relaxed, Ordering::Relaxed)
+            .compare_exchange(tag, busy, Ordering::Acquire, Ordering::Relaxed)
             .is_err()
         {
             return;

@@ -21,22 +21,42 @@ fn every_schedule(setup: Setup, first: &[Op], second: &[Op]) -> Explored {
         .unwrap_or_else(|failure| panic!("{first:?} beside {second:?}: {failure}"))
 }
 
-#[test]
-fn two_cpus_with_every_program_of_three_operations() {
+/// Every program that begins with `first`: two operations beside one, and three beside none.
+fn every_program_from(first: Op) {
     let mut all = Explored::default();
-    let mut add = |explored: Explored| {
-        all.runs += explored.runs;
-        all.states += explored.states;
-    };
-    for a in CHOICE {
-        for b in CHOICE {
-            for c in CHOICE {
-                add(every_schedule(COARSE, &[a, b], &[c]));
-                add(every_schedule(COARSE, &[a, b, c], &[]));
+    for second in CHOICE {
+        for third in CHOICE {
+            for (one, other) in [
+                (vec![first, second], vec![third]),
+                (vec![first, second, third], vec![]),
+            ] {
+                let explored = every_schedule(COARSE, &one, &other);
+                all.runs += explored.runs;
+                all.states += explored.states;
             }
         }
     }
-    println!("{all:?}");
+    println!("{first:?} first: {all:?}");
+}
+
+#[test]
+fn two_cpus_with_every_program_of_three_operations_from_unmap() {
+    every_program_from(Op::Unmap);
+}
+
+#[test]
+fn two_cpus_with_every_program_of_three_operations_from_purge() {
+    every_program_from(Op::Purge);
+}
+
+#[test]
+fn two_cpus_with_every_program_of_three_operations_from_idle() {
+    every_program_from(Op::Idle);
+}
+
+#[test]
+fn two_cpus_with_every_program_of_three_operations_from_absent() {
+    every_program_from(Op::Absent);
 }
 
 #[test]
