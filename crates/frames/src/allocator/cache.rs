@@ -23,10 +23,10 @@ use super::sync::{AtomicU32, AtomicUsize, Relaxed};
 
 /// Single frames that a CPU keeps at most, 512 KiB. Linux's batch of 63 and high mark above it is of that size
 /// (mm/page_alloc.c, `zone_batchsize`).
-pub(super) const SMALL: usize = 128;
+pub(super) const SMALL: usize = if cfg!(feature = "loom") { 4 } else { 128 };
 
 /// Huge frames that a CPU keeps at most, 16 MiB.
-pub(super) const HUGE: usize = 8;
+pub(super) const HUGE: usize = if cfg!(feature = "loom") { 2 } else { 8 };
 
 /// Proof that the code that has it runs on this CPU, will go on running there, and is not interrupted by other code that
 /// uses the allocator, as long as this value lives.

@@ -27,6 +27,8 @@ mod give;
 mod huge;
 mod index;
 mod metadata;
+#[cfg(all(test, feature = "loom"))]
+mod models;
 mod record;
 mod runs;
 mod search;
