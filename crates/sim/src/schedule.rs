@@ -113,6 +113,14 @@ impl Schedule {
         self.cpus.len()
     }
 
+    /// How many CPUs' programs have ended.
+    #[must_use]
+    pub fn idle(&self) -> usize {
+        let cpus = self.cpus.iter();
+        cpus.filter(|cpu| cpu.standing.get() == Standing::Idle)
+            .count()
+    }
+
     /// The CPU that runs the caller.
     #[must_use]
     pub fn running(&self) -> usize {

@@ -138,12 +138,14 @@ impl Holders {
         }
     }
 
+    /// Whoever adds a CPU fences before that CPU uses anything.
     pub(super) fn add(&self, cpu: CpuId) {
-        self.words[cpu.index() / 64].fetch_or(1 << (cpu.index() % 64), Ordering::AcqRel);
+        self.words[cpu.index() / 64].fetch_or(1 << (cpu.index() % 64), Ordering::Relaxed);
     }
 
+    /// What the CPU has used, it used before whoever does not see it any more goes on.
     pub(super) fn remove(&self, cpu: CpuId) {
-        self.words[cpu.index() / 64].fetch_and(!(1 << (cpu.index() % 64)), Ordering::AcqRel);
+        self.words[cpu.index() / 64].fetch_and(!(1 << (cpu.index() % 64)), Ordering::Release);
     }
 
     /// The CPUs now, of which only the first `cpus` can be in.

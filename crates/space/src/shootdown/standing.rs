@@ -34,6 +34,8 @@ impl<P: Cpu + Tlb, const CPUS: usize, const SLOTS: usize, W: Probe> Shootdown<P,
         if !self.probe.omits(Rule::Expect) {
             self.holders.add(cpu);
             self.cpu(cpu).change_holding(Holding::Out, Holding::Lazy);
+            // Before it is started: either a poster sees it, or its walks find what the poster has changed.
+            fence(Ordering::SeqCst);
         }
     }
 

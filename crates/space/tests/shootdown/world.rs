@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use kspace::platform::{CpuId, TlbFeatures};
-use kspace::shootdown::{Rule, Shootdown};
+use kspace::shootdown::{Due, Quarantine, Rule, Shootdown};
 use kspace_layout::{PageSize, PagingMode, Pfn, PhysAddr, PhysRange, VirtAddr, VirtRange};
 use kspace_paging::{
     Controls, Editor, Flush, FrameSource, Intent, Invalidation, Limits, LongMode, Operation,
@@ -29,6 +29,8 @@ const REGION: u64 = 2 * M2;
 const USED_PAGES: [u64; 5] = [0, 1, 2, FAR_PAGE, OWN_TABLE_PAGE];
 /// A page far from the first ones.
 const FAR_PAGE: u64 = 100;
+/// Where the pages begin that are each mapped once.
+const DEFERRED_PAGES: u64 = 200;
 /// The first page of the second table.
 const OWN_TABLE_PAGE: u64 = 512;
 
@@ -41,6 +43,8 @@ pub enum Op {
     UnmapQuietly,
     /// The same with two pages far apart, and one flush.
     UnmapTwo,
+    /// Maps a page, uses it, unmaps it, and leaves flush and frame to a quarantine.
+    Defer,
     /// Maps a page and makes it read-only.
     Protect,
     /// Maps a page in a table of its own, unmaps it, takes the table out, flushes, and frees it.
@@ -95,6 +99,7 @@ struct World<'r, const SLOTS: usize> {
     editor: Editor<'r, LongMode, SimMemory, SimFrames<'r>>,
     shootdown: &'r Protocol<'r, SLOTS>,
     contexts: Vec<Cell<u16>>,
+    quarantine: Quarantine<PhysAddr, 3>,
 }
 
 /// Memory for any number of runs, one after the other.
@@ -131,6 +136,7 @@ pub fn run<const SLOTS: usize>(
         editor: editor.expect("the root suits the mode"),
         shootdown: &shootdown,
         contexts: (0..setup.cpus).map(|_| Cell::new(0)).collect(),
+        quarantine: Quarantine::new(3),
     };
     world.prepare();
     let programs = operations
@@ -186,6 +192,8 @@ impl<const SLOTS: usize> World<'_, SLOTS> {
                 self.schedule.set_interrupts(true);
             }
             Op::UnmapTwo => self.unmap(&[page, self.page(self.me(), FAR_PAGE)]),
+            // A page that is not mapped again, since nobody says when it is free.
+            Op::Defer => self.defer(self.page(self.me(), DEFERRED_PAGES + round as u64)),
             Op::Protect => self.protect(page),
             Op::Purge => self.purge(),
             Op::Touch => self.touch(),
@@ -238,6 +246,35 @@ impl<const SLOTS: usize> World<'_, SLOTS> {
                 seen.pages.is_empty(),
                 "{page} is unmapped and flushed, and still there"
             );
+        }
+    }
+
+    fn defer(&self, page: VirtRange) {
+        let frame = self.frames.allocate().expect("there is room");
+        self.map(page, frame);
+        self.reaches(page, frame.pfn());
+        for cpu in 0..self.setup.cpus {
+            if self.machine.uses(cpu) != Use::Nothing {
+                self.machine.speculate_at(page.start());
+            }
+        }
+        let token = self.editor.unmap(page).expect("it is mapped");
+        let mut put = self.quarantine.put(token.with(frame), 1);
+        self.schedule.pause();
+        while !matches!(put, Ok(Due::Later)) {
+            self.quarantine
+                .purge(self.shootdown, self.memory, self.frames, |frame| {
+                    self.frames.release(frame);
+                    self.check();
+                });
+            put = match put {
+                Ok(_) => Ok(Due::Later),
+                Err(refused) => {
+                    // Other CPUs have taken all of it out: they have to get their turn.
+                    self.schedule.pause();
+                    self.quarantine.put(refused.0, 1)
+                }
+            };
         }
     }
 
@@ -406,7 +443,7 @@ pub fn must<T>(result: Result<T, Violation>) -> T {
 }
 
 /// Always the first that can go on.
-struct InTurn;
+pub struct InTurn;
 
 impl Decide for InTurn {
     fn decide(&mut self, _: usize, _: &dyn Fn() -> u64) -> Option<usize> {

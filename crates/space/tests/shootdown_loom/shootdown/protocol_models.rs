@@ -13,39 +13,40 @@ const PREEMPTIONS: usize = 3;
 /// A thread of a model: one CPU from beginning to end.
 type Part<const SLOTS: usize> = fn(&Machine, &Protocol<SLOTS>);
 
-/// Tries every interleaving of these CPUs.
+/// Tries every interleaving of these CPUs. Loom begins with running its main thread as far as it goes, and reverses from there what it
+/// sees to conflict; what it overlooks from one beginning shows from another, so each CPU is the main thread once.
 fn model<const SLOTS: usize>(
     preemptions: usize,
     omitted: Option<Rule>,
     prepare: Part<SLOTS>,
     parts: &'static [Part<SLOTS>],
 ) {
-    let mut builder = Builder::new();
-    builder.preemption_bound = Some(preemptions);
-    builder.max_branches = 10_000;
-    builder.check(move || {
-        let machine = Machine::new();
-        let platform = Platform(machine.clone());
-        let protocol = Arc::new(Protocol::<SLOTS>::probed(platform, Omission(omitted)));
-        prepare(&machine, &protocol);
-        let others: Vec<_> = parts
-            .iter()
-            .enumerate()
-            .skip(1)
-            .map(|(cpu, part)| {
-                let (machine, protocol) = (machine.clone(), protocol.clone());
-                thread::spawn(move || {
-                    machine.be(cpu);
-                    part(&machine, &protocol);
+    for main in 0..parts.len() {
+        let mut builder = Builder::new();
+        builder.preemption_bound = Some(preemptions);
+        builder.max_branches = 10_000;
+        builder.check(move || {
+            let machine = Machine::new();
+            let platform = Platform(machine.clone());
+            let protocol = Arc::new(Protocol::<SLOTS>::probed(platform, Omission(omitted)));
+            prepare(&machine, &protocol);
+            let others: Vec<_> = (0..parts.len())
+                .filter(|&cpu| cpu != main)
+                .map(|cpu| {
+                    let (machine, protocol) = (machine.clone(), protocol.clone());
+                    thread::spawn(move || {
+                        machine.be(cpu);
+                        parts[cpu](&machine, &protocol);
+                    })
                 })
-            })
-            .collect();
-        machine.be(0);
-        parts[0](&machine, &protocol);
-        for other in others {
-            other.join().expect("a CPU panicked");
-        }
-    });
+                .collect();
+            machine.be(main);
+            parts[main](&machine, &protocol);
+            for other in others {
+                other.join().expect("a CPU panicked");
+            }
+        });
+    }
 }
 
 /// Whether loom finds something wrong with a model.
@@ -80,6 +81,22 @@ fn post_and_serve(omitted: Option<Rule>) {
             |machine, protocol| {
                 machine.read(0);
                 protocol.serve();
+                machine.read(0);
+                protocol.leave();
+            },
+        ],
+    );
+}
+
+/// CPU 0 unmaps what CPU 1 reads before it leaves.
+fn leaving(omitted: Option<Rule>) {
+    model::<2>(
+        PREEMPTIONS,
+        omitted,
+        |machine, protocol| joined(machine, protocol, 2),
+        &[
+            |machine, protocol| unmap_and_reuse(machine, protocol, 0),
+            |machine, protocol| {
                 machine.read(0);
                 protocol.leave();
             },
@@ -169,6 +186,12 @@ fn overwriting(omitted: Option<Rule>) {
 fn who_serves_reads_nothing_that_is_reused() {
     post_and_serve(None);
     assert!(fails(|| post_and_serve(Some(Rule::Wait))));
+}
+
+#[test]
+fn who_leaves_has_read_nothing_that_is_reused() {
+    leaving(None);
+    assert!(fails(|| leaving(Some(Rule::Wait))));
 }
 
 #[test]
