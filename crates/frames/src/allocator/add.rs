@@ -98,7 +98,7 @@ impl FrameAllocator<'_> {
             })
             .ok_or(outside)?;
         if self
-            .adding
+            .adding()
             .compare_exchange(false, true, Acquire, Relaxed)
             .is_err()
         {
@@ -109,7 +109,7 @@ impl FrameAllocator<'_> {
             self.count_free(None, frames as isize);
             self.count_managed(frames);
         });
-        self.adding.store(false, Release);
+        self.adding().store(false, Release);
         added
     }
 

@@ -208,7 +208,7 @@ impl FrameAllocator<'_> {
         }
         self.empty_huge(slot, self.huge_limit.div_ceil(2));
         if !slot.huge.push(first.get()) {
-            self.give_whole(Some(slot), first.huge());
+            self.give_wholes(Some(slot), core::iter::once(first.get()));
         }
     }
 
@@ -244,9 +244,13 @@ impl FrameAllocator<'_> {
     }
 
     fn empty_huge(&self, slot: &CpuSlot, count: usize) {
+        let mut oldest = [0; HUGE];
+        let mut len = 0;
         slot.huge.take_oldest(count, |first| {
-            self.give_whole(Some(slot), FrameId::new(first).huge());
+            oldest[len] = first;
+            len += 1;
         });
+        self.give_wholes(Some(slot), oldest[..len].iter().copied());
     }
 
     /// Gives all of a CPU's stacks back.

@@ -3,8 +3,8 @@
 use super::FrameAllocator;
 use super::bits::WORD;
 use super::cache::CpuSlot;
-use super::huge::is_pair;
-use super::index::{FrameId, HUGE_FRAMES, HugeId, Order};
+use super::huge::{Change, is_pair};
+use super::index::{FrameId, HUGE_FRAMES, Order};
 
 /// Frames on their way back that lie in one word of bits, and how many of the same huge frame went before them.
 struct Group {
@@ -60,11 +60,29 @@ impl FrameAllocator<'_> {
         group.cleared = 0;
     }
 
-    /// Gives a huge frame back.
-    pub(super) fn give_whole(&self, slot: Option<&CpuSlot>, huge: HugeId) {
-        let change = self.counter(huge).give_whole();
-        self.tree(huge.tree()).note(change);
-        self.count_free(slot, HUGE_FRAMES as isize);
+    /// Gives huge frames back, by their first frames. Neighbours in the sequence that share a tree share its change.
+    pub(super) fn give_wholes(
+        &self,
+        slot: Option<&CpuSlot>,
+        frames: impl IntoIterator<Item = usize>,
+    ) {
+        let mut of = None;
+        let mut change = Change::NONE;
+        let mut count = 0;
+        for frame in frames {
+            let huge = FrameId::new(frame).huge();
+            if let Some(tree) = of.replace(huge.tree())
+                && tree != huge.tree()
+            {
+                self.tree(tree).note(core::mem::take(&mut change));
+            }
+            change = change.and(self.counter(huge).give_whole());
+            count += HUGE_FRAMES as isize;
+        }
+        if let Some(tree) = of {
+            self.tree(tree).note(change);
+        }
+        self.count_free(slot, count);
     }
 
     /// Gives a block of any order back.
@@ -74,7 +92,7 @@ impl FrameAllocator<'_> {
             let change = self.meta.huges[huge.get() / 2].give_both();
             self.tree(huge.tree()).note(change);
         } else if order == Order::HUGE {
-            return self.give_whole(slot, huge);
+            return self.give_wholes(slot, core::iter::once(frame.get()));
         } else {
             self.give_part(frame, order.frames());
         }

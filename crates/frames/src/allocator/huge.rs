@@ -116,7 +116,14 @@ impl HugePair {
         [fill(bits & HALF), fill(bits >> 16)]
     }
 
-    /// Takes both as one block of order 10, if both are free.
+    /// Whether all frames of the even and the odd one are free.
+    #[inline]
+    pub(super) fn free_halves(&self) -> [bool; 2] {
+        let bits = self.0.load(Relaxed);
+        [bits & HALF == 0, bits >> 16 == 0]
+    }
+
+    /// Takes both, as one block of order 10 or as two of order 9, if both are free.
     pub(super) fn take_both(&self) -> Option<Change> {
         self.0
             .compare_exchange(0, WHOLE << 16 | WHOLE, AcqRel, Relaxed)

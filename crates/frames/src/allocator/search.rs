@@ -88,17 +88,21 @@ impl FrameAllocator<'_> {
 
     /// Takes one huge frame to hand out, and some for the CPU's empty stack.
     pub(super) fn refill_huge(&self, pin: &PinnedCpu, slot: &CpuSlot) -> Option<HugeId> {
-        let found = self.search_whole(pin, slot, |tree| self.take_whole(tree))?;
-        let mut taken = 1;
-        for _ in 1..self.huge_limit.div_ceil(2) {
-            // More only from where the first came from: extra ones are not worth a search.
-            let Some(more) = self.take_whole(found.tree()) else {
-                break;
-            };
-            taken += 1;
-            slot.huge.put(more.first_frame().get());
-        }
-        self.count_free(Some(slot), -(taken * Order::HUGE.frames() as isize));
+        let want = self.huge_limit.div_ceil(2).max(1);
+        let mut taken = 0;
+        let found = self.search_whole(pin, slot, |tree| {
+            let mut found = None;
+            // The first is for the caller, the others are kept.
+            taken = self.take_wholes(tree, want, |huge| {
+                if found.is_none() {
+                    found = Some(huge);
+                } else {
+                    slot.huge.put(huge.first_frame().get());
+                }
+            });
+            found
+        })?;
+        self.count_free(Some(slot), -((taken * Order::HUGE.frames()) as isize));
         Some(found)
     }
 
@@ -119,23 +123,23 @@ impl FrameAllocator<'_> {
     ) -> Option<T> {
         let home = &slot.homes.small;
         let own = self.home(home);
-        let start = own.map_or_else(|| self.start_of(pin), TreeId::get);
         if let Some(got) = own.and_then(|own| take(own, Want::Partial)) {
             return Some(got);
         }
-        let crowded = self.most_broken(start).into_iter();
-        let near = crowded.chain(self.around(start).take(nearby));
+        let trees = || self.upwards(pin, own);
+        let crowded = trees().next().and_then(|start| self.most_broken(start));
+        let near = crowded.into_iter().chain(trees().take(nearby));
         if let Some(got) = self.settle_in(pin, home, near, Want::Partial, &mut take) {
             return Some(got);
         }
         if let Some(got) = own.and_then(|own| take(own, Want::Whole)) {
             return Some(got);
         }
-        if let Some(got) = self.settle_in(pin, home, self.around(start), Want::Whole, &mut take) {
+        if let Some(got) = self.settle_in(pin, home, trees(), Want::Whole, &mut take) {
             return Some(got);
         }
         [Want::Partial, Want::Whole].into_iter().find_map(|kind| {
-            self.around(start)
+            trees()
                 .filter(|&tree| kind.is_in(self.tree(tree)))
                 .find_map(|tree| take(tree, kind))
         })
@@ -153,15 +157,13 @@ impl FrameAllocator<'_> {
         if let Some(got) = own.and_then(&mut take) {
             return Some(got);
         }
-        // Downwards from the end of the CPU's part, away from where small blocks begin.
-        let trees = self.meta.trees.len();
-        let start = own.map_or_else(|| self.start_of(pin), TreeId::get);
-        let down = (1..=trees).map(|back| TreeId::new((start + trees - back) % trees));
+        let trees = || self.downwards(pin, own);
         let mut either = |tree, _| take(tree);
-        if let Some(got) = self.settle_in(pin, home, down.clone(), Want::Whole, &mut either) {
+        if let Some(got) = self.settle_in(pin, home, trees(), Want::Whole, &mut either) {
             return Some(got);
         }
-        down.filter(|&tree| Want::Whole.is_in(self.tree(tree)))
+        trees()
+            .filter(|&tree| Want::Whole.is_in(self.tree(tree)))
             .find_map(take)
     }
 
@@ -193,8 +195,8 @@ impl FrameAllocator<'_> {
 
     /// Of the trees around one, that with the fewest wholly free huge frames, which nobody has reserved and which has partly
     /// free ones: blocks that are there already keep the others company.
-    fn most_broken(&self, around: usize) -> Option<TreeId> {
-        let first = around - around % GROUP;
+    fn most_broken(&self, around: TreeId) -> Option<TreeId> {
+        let first = around.get() - around.get() % GROUP;
         let end = (first + GROUP).min(self.meta.trees.len());
         (first..end)
             .map(|id| (TreeId::new(id), &self.meta.trees[id]))
@@ -217,14 +219,41 @@ impl FrameAllocator<'_> {
         home.load(Relaxed).checked_sub(1).map(TreeId::new)
     }
 
-    /// Where a CPU without a tree begins to look.
-    fn start_of(&self, pin: &PinnedCpu) -> usize {
-        usize::from(pin.cpu()) * self.meta.trees.len() / self.meta.cpus.len()
+    /// All trees, upwards from the one a CPU has (or the first of its part), its own part of them first.
+    fn upwards(
+        &self,
+        pin: &PinnedCpu,
+        own: Option<TreeId>,
+    ) -> impl Iterator<Item = TreeId> + use<> {
+        let (first, end) = self.part_of(pin);
+        let from = own.map_or(first, TreeId::get).clamp(first, end);
+        let part = (from..end).chain(first..from);
+        part.chain(end..self.meta.trees.len())
+            .chain(0..first)
+            .map(TreeId::new)
     }
 
-    /// All trees, from one on and round.
-    fn around(&self, start: usize) -> impl Iterator<Item = TreeId> + use<> {
-        let trees = self.meta.trees.len();
-        (start..trees).chain(0..start).map(TreeId::new)
+    /// The same downwards, from the end of the part: away from where small blocks begin.
+    fn downwards(
+        &self,
+        pin: &PinnedCpu,
+        own: Option<TreeId>,
+    ) -> impl Iterator<Item = TreeId> + use<> {
+        let (first, end) = self.part_of(pin);
+        let from = own.map_or(end, TreeId::get).clamp(first, end);
+        let part = (first..from).rev().chain((from..end).rev());
+        part.chain((0..first).rev())
+            .chain((end..self.meta.trees.len()).rev())
+            .map(TreeId::new)
+    }
+
+    /// The trees where a CPU looks first: each has its part, so that they stay out of each other's way.
+    fn part_of(&self, pin: &PinnedCpu) -> (usize, usize) {
+        let (trees, cpus) = (self.meta.trees.len(), self.meta.cpus.len());
+        let begin = |cpu: usize| cpu * trees / cpus;
+        (
+            begin(usize::from(pin.cpu())),
+            begin(usize::from(pin.cpu()) + 1),
+        )
     }
 }

@@ -22,13 +22,20 @@ pub struct FrameAllocator<'m> {
     start: Pfn,
     frames: usize,
     pub(super) meta: Metadata<'m>,
+    written: Written,
+    pub(super) small_limit: usize,
+    pub(super) huge_limit: usize,
+}
+
+/// What changes while the allocator is in use: not in the cache line that every call reads.
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Written {
     /// Free frames, without those that CPUs keep; modulo 2^bits, and wrong by what is in [`CpuSlot`]s.
     free: AtomicUsize,
     managed: AtomicUsize,
-    pub(super) adding: AtomicBool,
     refused: AtomicUsize,
-    pub(super) small_limit: usize,
-    pub(super) huge_limit: usize,
+    adding: AtomicBool,
 }
 
 impl<'m> FrameAllocator<'m> {
@@ -40,10 +47,12 @@ impl<'m> FrameAllocator<'m> {
             start,
             frames,
             meta,
-            free: AtomicUsize::new(0),
-            managed: AtomicUsize::new(0),
-            adding: AtomicBool::new(false),
-            refused: AtomicUsize::new(0),
+            written: Written {
+                free: AtomicUsize::new(0),
+                managed: AtomicUsize::new(0),
+                refused: AtomicUsize::new(0),
+                adding: AtomicBool::new(false),
+            },
             // All CPUs together keep at most an eighth of the memory in each kind of stack.
             small_limit: (frames / (8 * cpus)).clamp(2, SMALL),
             huge_limit: (frames / Order::HUGE.frames() / (8 * cpus)).min(HUGE),
@@ -65,7 +74,7 @@ impl<'m> FrameAllocator<'m> {
     /// How many frames were [added](Self::add).
     #[must_use]
     pub fn managed_frames(&self) -> usize {
-        self.managed.load(Relaxed)
+        self.written.managed.load(Relaxed)
     }
 
     /// How many frames are free, without those that CPUs keep for themselves: wrong by at most 1024 for each CPU, and
@@ -73,7 +82,7 @@ impl<'m> FrameAllocator<'m> {
     #[inline]
     #[must_use]
     pub fn free_frames(&self) -> usize {
-        (self.free.load(Relaxed) as isize).max(0) as usize
+        (self.written.free.load(Relaxed) as isize).max(0) as usize
     }
 
     /// As [`free_frames`](Self::free_frames), with every CPU's part: exact while nobody allocates or frees.
@@ -84,7 +93,7 @@ impl<'m> FrameAllocator<'m> {
             .cpus
             .iter()
             .map(|slot| slot.homes.free.load(Relaxed));
-        let sum = parts.fold(self.free.load(Relaxed), usize::wrapping_add);
+        let sum = parts.fold(self.written.free.load(Relaxed), usize::wrapping_add);
         (sum as isize).max(0) as usize
     }
 
@@ -151,7 +160,7 @@ impl<'m> FrameAllocator<'m> {
     /// Takes note that so many more (or fewer) frames are free.
     pub(super) fn count_free(&self, slot: Option<&CpuSlot>, change: isize) {
         let Some(slot) = slot else {
-            self.free.fetch_add(change as usize, Relaxed);
+            self.written.free.fetch_add(change as usize, Relaxed);
             return;
         };
         let own = &slot.homes.free;
@@ -166,20 +175,25 @@ impl<'m> FrameAllocator<'m> {
     pub(super) fn flush_free(&self, slot: &CpuSlot) {
         let own = slot.homes.free.load(Relaxed);
         slot.homes.free.store(0, Relaxed);
-        self.free.fetch_add(own, Relaxed);
+        self.written.free.fetch_add(own, Relaxed);
     }
 
     /// How many values could not free their frames when they were dropped, because somebody had freed them by number.
     #[must_use]
     pub fn refused_drops(&self) -> usize {
-        self.refused.load(Relaxed)
+        self.written.refused.load(Relaxed)
     }
 
     pub(super) fn count_refused(&self) {
-        self.refused.fetch_add(1, Relaxed);
+        self.written.refused.fetch_add(1, Relaxed);
+    }
+
+    /// Set while somebody adds memory.
+    pub(super) fn adding(&self) -> &AtomicBool {
+        &self.written.adding
     }
 
     pub(super) fn count_managed(&self, frames: usize) {
-        self.managed.fetch_add(frames, Relaxed);
+        self.written.managed.fetch_add(frames, Relaxed);
     }
 }

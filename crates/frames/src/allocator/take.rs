@@ -6,7 +6,7 @@
 
 use super::FrameAllocator;
 use super::bits::WORD;
-use super::huge::{Fill, HugePair};
+use super::huge::{Change, Fill, HugePair};
 use super::index::{FrameId, HUGE_FRAMES, HugeId, Order, TREE_HUGES, TreeId};
 
 impl FrameAllocator<'_> {
@@ -95,15 +95,54 @@ impl FrameAllocator<'_> {
         at.map(|at| huge.first_frame().plus(at))
     }
 
-    /// Takes a huge frame of the tree.
-    pub(super) fn take_whole(&self, tree: TreeId) -> Option<HugeId> {
-        while let Some(huge) = self.lonely(tree) {
-            if let Some(change) = self.counter(huge).take_whole() {
-                self.tree(tree).note(change);
-                return Some(huge);
+    /// Takes up to `want` huge frames of the tree, first those whose neighbour is not free; how many.
+    pub(super) fn take_wholes(
+        &self,
+        tree: TreeId,
+        want: usize,
+        mut sink: impl FnMut(HugeId),
+    ) -> usize {
+        let mut got = 0;
+        let mut change = Change::NONE;
+        let first = tree.first_huge().get();
+        // Halves of pairs, and on the way where whole pairs begin.
+        let mut paired = TREE_HUGES / 2;
+        for (index, pair) in self.pairs(tree).iter().enumerate() {
+            let free = pair.free_halves();
+            if free == [true, true] {
+                paired = paired.min(index);
+            } else if free != [false, false] {
+                let huge = HugeId::new(first + 2 * index + usize::from(free[1]));
+                if let Some(taken) = self.counter(huge).take_whole() {
+                    change = change.and(taken);
+                    sink(huge);
+                    got += 1;
+                }
+            }
+            if got == want {
+                break;
             }
         }
-        None
+        for (index, pair) in self.pairs(tree).iter().enumerate().skip(paired) {
+            if got == want {
+                break;
+            }
+            let even = HugeId::new(first + 2 * index);
+            if want - got == 1 {
+                if let Some(taken) = self.counter(even).take_whole() {
+                    change = change.and(taken);
+                    sink(even);
+                    got += 1;
+                }
+            } else if let Some(taken) = pair.take_both() {
+                change = change.and(taken);
+                sink(even);
+                sink(HugeId::new(first + 2 * index + 1));
+                got += 2;
+            }
+        }
+        self.tree(tree).note(change);
+        got
     }
 
     /// Takes a pair of huge frames of the tree, a block of order 10.
