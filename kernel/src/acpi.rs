@@ -1,35 +1,28 @@
-//! What ACPI's static tables say of processors and timers: MADT and HPET.
+//! What ACPI's static tables say: processors and timers (MADT, HPET), and which memory is near to which of them ([`topology`]).
 //!
-//! The `acpi` crate knows the tables; it also trusts them. Between it and the firmware stands [`Tables`], which lets the crate see
-//! only memory that can be reached, bounds every length, and checks the chain of MADT entries before the crate follows it: an
+//! The `acpi` crate knows the tables; it also trusts them. Between it and the firmware stands [`memory`], which lets the crate see
+//! only memory that can be reached and bounds every length. The chain of MADT entries is checked before the crate follows it: an
 //! entry of length zero would hold it forever. What cannot be trusted counts as absent.
+
+mod distances;
+mod memory;
+mod srat;
+mod topology;
 
 use core::cell::Cell;
 use core::fmt;
-use core::ptr::NonNull;
 
 use acpi::hpet::HpetTable;
 use acpi::madt::{Madt, MadtEntry};
-use acpi::sdt::SdtHeader;
-use acpi::{AcpiHandler, AcpiTables, PhysicalMapping};
+use acpi::{AcpiHandler, PhysicalMapping};
 use kspace_layout::PhysAddr;
+
+pub use distances::Distances;
+pub use memory::Reach;
+pub use topology::{Topology, TopologyNote, topology};
 
 /// Most processors that are kept: as many as xAPIC identifiers and some. A fixed number, because there is no heap yet.
 pub const MAX_CPUS: usize = 256;
-
-/// Longest table that is believed. Real ones have a few KiB.
-const MAX_TABLE: usize = 1 << 20;
-
-/// What an address that cannot be reached reads as. No table has a signature of zeros.
-static NOTHING: [u64; 16] = [0; 16];
-
-/// Memory as ACPI tables see it.
-pub trait Reach {
-    /// Where `size` bytes from `phys` on can be read; `None` when they cannot.
-    ///
-    /// A pointer that is returned must stay readable for as long as the value lives.
-    fn reach(&self, phys: PhysAddr, size: u64) -> Option<NonNull<u8>>;
-}
 
 /// What the tables say. A plain value.
 #[derive(Clone, Copy, Debug)]
@@ -135,17 +128,8 @@ impl fmt::Display for AcpiProblem {
 ///
 /// [`AcpiProblem`]; the machine then has the boot CPU and no HPET as far as anybody knows.
 pub fn processors(memory: &impl Reach, rsdp: Option<PhysAddr>) -> Result<Processors, AcpiProblem> {
-    let rsdp = rsdp.ok_or(AcpiProblem::NoRsdp)?;
-    check_rsdp(memory, rsdp)?;
     let problem = Cell::new(None);
-    let handler = Tables {
-        memory,
-        problem: &problem,
-    };
-    let address = usize::try_from(rsdp.as_u64()).map_err(|_| AcpiProblem::NotAnRsdp(rsdp))?;
-    // SAFETY: the handler answers for every address: what cannot be read reads as zeros.
-    let tables = unsafe { AcpiTables::from_rsdp(handler, address) };
-    let tables = tables.map_err(|_| problem.get().unwrap_or(AcpiProblem::BadRoot(rsdp)))?;
+    let tables = memory::open(memory, rsdp, &problem)?;
     let mut processors = Processors::NONE;
     let madt = tables.find_table::<Madt>();
     if let Some(problem) = problem.get() {
@@ -183,21 +167,6 @@ fn hpet_registers<H: AcpiHandler>(hpet: &PhysicalMapping<H, HpetTable>) -> Optio
         .filter(|at| space == 0 && at.as_u64() != 0)
 }
 
-/// The crate adds up as many bytes as the RSDP's own length says, so that length is read first.
-fn check_rsdp(memory: &impl Reach, rsdp: PhysAddr) -> Result<(), AcpiProblem> {
-    const LENGTH: usize = 20;
-    let bytes = memory.reach(rsdp, 36).ok_or(AcpiProblem::NotAnRsdp(rsdp))?;
-    // SAFETY: 36 bytes can be read there.
-    let length = unsafe { bytes.add(LENGTH).cast::<u32>().read_unaligned() };
-    // SAFETY: likewise.
-    let revision = unsafe { bytes.add(15).read() };
-    if revision == 0 || length == 36 {
-        Ok(())
-    } else {
-        Err(AcpiProblem::NotAnRsdp(rsdp))
-    }
-}
-
 /// Follows the MADT's entries by their lengths alone.
 fn check_madt<H: AcpiHandler>(madt: &PhysicalMapping<H, Madt>) -> Result<(), AcpiProblem> {
     // SAFETY: the handler made the mapping, of this many bytes.
@@ -220,74 +189,6 @@ fn check_madt<H: AcpiHandler>(madt: &PhysicalMapping<H, Madt>) -> Result<(), Acp
         offset += length;
     }
     Ok(())
-}
-
-/// The crate's view of memory.
-struct Tables<'a, M> {
-    memory: &'a M,
-    problem: &'a Cell<Option<AcpiProblem>>,
-}
-
-impl<M> Clone for Tables<'_, M> {
-    fn clone(&self) -> Self {
-        Self {
-            memory: self.memory,
-            problem: self.problem,
-        }
-    }
-}
-
-impl<M: Reach> Tables<'_, M> {
-    fn reach(&self, address: usize, size: usize) -> Option<NonNull<u8>> {
-        let phys = PhysAddr::try_new(address as u64).ok()?;
-        (size <= MAX_TABLE).then(|| self.memory.reach(phys, size as u64))?
-    }
-}
-
-/// Whether these 36 bytes, unless they are an RSDP, begin a table whose length can be true. The crate subtracts the header
-/// from the length without looking.
-fn is_believable(header: NonNull<u8>) -> bool {
-    // SAFETY: the caller has reached 36 bytes there.
-    let (signature, length) = unsafe {
-        (
-            header.cast::<[u8; 4]>().read(),
-            header.add(4).cast::<u32>().read_unaligned() as usize,
-        )
-    };
-    signature == *b"RSD " || (size_of::<SdtHeader>()..=MAX_TABLE).contains(&length)
-}
-
-impl<M: Reach> AcpiHandler for Tables<'_, M> {
-    unsafe fn map_physical_region<T>(
-        &self,
-        physical_address: usize,
-        size: usize,
-    ) -> PhysicalMapping<Self, T> {
-        const { assert!(size_of::<T>() <= size_of_val(&NOTHING)) };
-        let reached = if size < size_of::<T>() {
-            None
-        } else {
-            self.reach(physical_address, size)
-        };
-        let is_header = size == size_of::<SdtHeader>();
-        let reached = reached.filter(|start| !is_header || is_believable(*start));
-        if reached.is_none() {
-            self.problem.set(Some(AcpiProblem::BadTable {
-                at: physical_address as u64,
-                size,
-            }));
-        }
-        let (start, length) = match reached {
-            Some(start) => (start, size),
-            None => (NonNull::from(&NOTHING).cast(), size_of::<T>()),
-        };
-        // SAFETY: `length` bytes can be read at `start`, for as long as the memory lives.
-        unsafe {
-            PhysicalMapping::new(physical_address, start.cast(), length, length, self.clone())
-        }
-    }
-
-    fn unmap_physical_region<T>(_region: &PhysicalMapping<Self, T>) {}
 }
 
 #[cfg(test)]

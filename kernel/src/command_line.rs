@@ -7,6 +7,10 @@ use core::fmt;
 
 use kspace_frames::parse_size;
 
+pub use shown::{Shown, Text};
+
+mod shown;
+
 /// What the words ask for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CommandLine {
@@ -18,6 +22,12 @@ pub struct CommandLine {
     pub nogbpages: bool,
     /// `mem=SIZE`: use no physical memory above this many bytes.
     pub mem: Option<u64>,
+    /// `numa=off`: all memory and all CPUs are one node, whatever the firmware says.
+    pub numa_off: bool,
+    /// `min_free_kbytes=N`: how many KiB only urgent requests may have. Whether memory is large enough for it, the zones say.
+    pub min_free_kbytes: Option<u64>,
+    /// `show=NAME,NAME`: the texts to print at the end of the boot.
+    pub show: Shown,
     /// `dmesg`: print the log once more before the end, read back from its ring.
     pub dmesg: bool,
     /// `halt`: stay halted after boot instead of leaving the virtual machine.
@@ -102,6 +112,15 @@ pub enum Rejected<'a> {
     BadNumber(&'a str),
     /// The value after `provoke=` is none of [`Provocation::ALL`].
     UnknownProvocation(&'a str),
+    /// The value after `numa=` is not `off`.
+    BadNuma(&'a str),
+    /// The value after `show=` has a name that is none of [`Text::ALL`].
+    UnknownText {
+        /// The word.
+        word: &'a str,
+        /// The name in it.
+        name: &'a str,
+    },
     /// A word whose bytes are not UTF-8, at this offset.
     NotText(usize),
 }
@@ -111,7 +130,8 @@ impl fmt::Display for Rejected<'_> {
         match self {
             Self::Unknown(word) => write!(
                 f,
-                "command line: \"{word}\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt measure stress= seed= provoke="
+                "command line: \"{word}\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
+                 show= dmesg halt measure stress= seed= provoke="
             ),
             Self::BadSize(word, error) => {
                 write!(f, "command line: \"{word}\" was not used: {error}")
@@ -127,6 +147,16 @@ impl fmt::Display for Rejected<'_> {
                 Provocation::ALL
                     .iter()
                     .try_for_each(|(name, _)| write!(f, " {name}"))
+            }
+            Self::BadNuma(word) => {
+                write!(f, "command line: \"{word}\" was not used; numa= knows off")
+            }
+            Self::UnknownText { word, name } => {
+                write!(
+                    f,
+                    "command line: \"{word}\" was not used: \"{name}\" is no text; show= knows"
+                )?;
+                Text::ALL.iter().try_for_each(|text| write!(f, " {text}"))
             }
             Self::NotText(offset) => {
                 write!(
@@ -174,12 +204,20 @@ impl CommandLine {
                     let size = parse_size(value.as_bytes())
                         .map_err(|error| Rejected::BadSize(word, error))?;
                     self.mem = Some(size);
+                } else if let Some(value) = word.strip_prefix("numa=") {
+                    if value != "off" {
+                        return Err(Rejected::BadNuma(word));
+                    }
+                    self.numa_off = true;
+                } else if let Some(value) = word.strip_prefix("min_free_kbytes=") {
+                    self.min_free_kbytes = Some(number(word, value)?);
+                } else if let Some(value) = word.strip_prefix("show=") {
+                    self.show =
+                        Shown::parse(value).map_err(|name| Rejected::UnknownText { word, name })?;
                 } else if let Some(value) = word.strip_prefix("stress=") {
-                    let rounds = value.parse().map_err(|_| Rejected::BadNumber(word))?;
-                    self.stress = Some(rounds);
+                    self.stress = Some(number(word, value)?);
                 } else if let Some(value) = word.strip_prefix("seed=") {
-                    let seed = value.parse().map_err(|_| Rejected::BadNumber(word))?;
-                    self.seed = Some(seed);
+                    self.seed = Some(number(word, value)?);
                 } else if let Some(value) = word.strip_prefix("provoke=") {
                     let known = Provocation::ALL.iter().find(|(name, _)| *name == value);
                     let (_, provocation) = known.ok_or(Rejected::UnknownProvocation(word))?;
@@ -191,6 +229,10 @@ impl CommandLine {
         }
         Ok(())
     }
+}
+
+fn number<'a>(word: &'a str, value: &str) -> Result<u64, Rejected<'a>> {
+    value.parse().map_err(|_| Rejected::BadNumber(word))
 }
 
 #[cfg(test)]
@@ -209,7 +251,8 @@ mod tests {
     #[test]
     fn known_words_are_taken_and_spaces_ignored() {
         let (parsed, messages) = check(
-            b"  nokaslr no5lvl\tnogbpages  mem=64M dmesg halt measure stress=5 seed=7 provoke=null ",
+            b"  nokaslr no5lvl\tnogbpages  mem=64M numa=off min_free_kbytes=4096 show=iomem,zoneinfo dmesg halt measure stress=5 seed=7 \
+              provoke=null ",
         );
         assert_eq!(messages, Vec::<String>::new());
         let expected = CommandLine {
@@ -217,6 +260,9 @@ mod tests {
             no5lvl: true,
             nogbpages: true,
             mem: Some(64 << 20),
+            numa_off: true,
+            min_free_kbytes: Some(4096),
+            show: Shown::parse("zoneinfo,iomem").unwrap(),
             dmesg: true,
             halt: true,
             measure: true,
@@ -234,13 +280,46 @@ mod tests {
         assert_eq!(
             messages,
             [
-                "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt measure stress= seed= provoke=",
+                "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
+                 show= dmesg halt measure stress= seed= provoke=",
                 "command line: the word at byte 8 is not UTF-8 and was not used",
                 "command line: \"provoke=fire\" was not used; provoke= knows write-text write-rodata write-text-alias \
                  execute-data null non-canonical stack-overflow guard-page vmalloc direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere",
-                "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= dmesg halt measure stress= seed= provoke=",
+                "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
+                 show= dmesg halt measure stress= seed= provoke=",
                 "command line: \"stress=-1\" was not used: its value is no decimal number",
             ]
+        );
+    }
+
+    #[test]
+    fn words_about_memory_are_checked() {
+        let (parsed, messages) = check(
+            b"numa=on numa= min_free_kbytes=64M min_free_kbytes= show=zoneinfo,slabinfo show= show=zoneinfo,",
+        );
+        assert_eq!(parsed, CommandLine::default());
+        assert_eq!(
+            messages,
+            [
+                "command line: \"numa=on\" was not used; numa= knows off",
+                "command line: \"numa=\" was not used; numa= knows off",
+                "command line: \"min_free_kbytes=64M\" was not used: its value is no decimal number",
+                "command line: \"min_free_kbytes=\" was not used: its value is no decimal number",
+                "command line: \"show=zoneinfo,slabinfo\" was not used: \"slabinfo\" is no text; show= knows zoneinfo buddyinfo iomem \
+                 meminfo",
+                "command line: \"show=\" was not used: \"\" is no text; show= knows zoneinfo buddyinfo iomem meminfo",
+                "command line: \"show=zoneinfo,\" was not used: \"\" is no text; show= knows zoneinfo buddyinfo iomem meminfo",
+            ]
+        );
+    }
+
+    #[test]
+    fn texts_come_in_one_order_each_once() {
+        let (parsed, messages) = check(b"show=meminfo,zoneinfo,meminfo");
+        assert_eq!(messages, Vec::<String>::new());
+        assert_eq!(
+            parsed.show.texts().collect::<Vec<_>>(),
+            [Text::Zoneinfo, Text::Meminfo]
         );
     }
 

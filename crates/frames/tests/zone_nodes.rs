@@ -29,6 +29,7 @@ fn near(node: u32, start: u64, end: u64) -> Affinity {
     Affinity {
         node,
         range: range(start, end),
+        hot_pluggable: false,
     }
 }
 
@@ -80,6 +81,29 @@ fn nodes_divide_ram_where_the_firmware_says() {
             "1 0000000040000000-000000007fffffff",
             "1 0000000100000000-000000017fffffff",
         ],
+    );
+}
+
+#[test]
+fn where_memory_can_be_plugged_in_there_need_not_be_any_yet() {
+    let pluggable = |node, start, end| Affinity {
+        hot_pluggable: true,
+        ..near(node, start, end)
+    };
+    let map = map_of(&[(MIB, 2 * GIB)]);
+    let affinities = [
+        near(0, 0, GIB),
+        pluggable(1, GIB, 2 * GIB),
+        pluggable(2, 4 * GIB, 8 * GIB),
+    ];
+    let nodes = Nodes::new(&map, &affinities, |repair| panic!("{repair}")).expect("two nodes");
+    let blocks: Vec<_> = nodes
+        .blocks()
+        .map(|block| (block.node(), block.range()))
+        .collect();
+    assert_eq!(
+        blocks,
+        [(node(0), range(MIB, GIB)), (node(1), range(GIB, 2 * GIB))]
     );
 }
 

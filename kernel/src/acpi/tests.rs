@@ -1,5 +1,6 @@
 //! Tables written byte by byte from the ACPI specification, sound and hostile.
 
+use std::ptr::NonNull;
 use std::string::ToString;
 use std::vec;
 use std::vec::Vec;

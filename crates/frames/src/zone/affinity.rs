@@ -32,12 +32,15 @@ pub struct Affinity {
     pub node: u32,
     /// The addresses.
     pub range: PhysRange,
+    /// Whether memory can be plugged in and out there. Then there need not be any yet.
+    pub hot_pluggable: bool,
 }
 
 impl fmt::Display for Affinity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (start, last) = (self.range.start(), self.range.last());
-        write!(f, "node {} [mem {start:#018x}-{last:#018x}]", self.node)
+        write!(f, "node {} [mem {start:#018x}-{last:#018x}]", self.node)?;
+        f.write_str(if self.hot_pluggable { " hotplug" } else { "" })
     }
 }
 
@@ -78,7 +81,7 @@ pub enum NodeRepair {
         /// The whole pages in it, if there are any.
         kept: Option<PhysRange>,
     },
-    /// No RAM there; ignored. Firmware also names ranges in which memory may be plugged in later.
+    /// No RAM there, and none can be plugged in; ignored.
     NoRam {
         /// Which affinity.
         index: usize,
@@ -277,7 +280,9 @@ fn check(
     }
     let range = kept?;
     if !has_ram(range) {
-        report(NodeRepair::NoRam { index, affinity });
+        if !affinity.hot_pluggable {
+            report(NodeRepair::NoRam { index, affinity });
+        }
         return None;
     }
     Some(Claim { range, node })

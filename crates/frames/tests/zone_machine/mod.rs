@@ -128,6 +128,7 @@ pub fn two_nodes() -> Vec<Zone<Buddy>> {
     let near = |node, start, size| Affinity {
         node,
         range: PhysRange::new(PhysAddr::new(start), size),
+        hot_pluggable: false,
     };
     let affinities = [near(0, 0, GIB), near(1, 4 * GIB, 2 * GIB)];
     let nodes = Nodes::new(&map, &affinities, |repair| panic!("{repair}")).expect("two nodes");

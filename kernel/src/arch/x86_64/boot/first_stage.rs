@@ -15,7 +15,7 @@ use kspace_paging::{Access, Limits};
 use super::error::BootError;
 use super::handoff::{self, Handoff};
 use super::{image, present_address, relocate, second_stage, switch};
-use crate::acpi::{self, Processors};
+use crate::acpi::{self, Processors, Topology};
 use crate::address_space::{self, Plan};
 use crate::arch::x86_64::cpu::{self, Features};
 use crate::arch::x86_64::entropy::Entropy;
@@ -81,6 +81,7 @@ fn prepare(memory: &Window, start_info: u64) -> Result<Destination, BootError> {
         info!("{problem}");
         Processors::NONE
     });
+    let topology = read_topology(memory, &info, &command_line, &memory_map);
     // Table frames must be in reach of the early tables; so must the root, which CR3 takes in 32-bit mode.
     let window = PhysRange::new(PhysAddr::ZERO, IDENTITY_END);
     let frames = EarlyFrames::new(&memory_map, window);
@@ -100,6 +101,7 @@ fn prepare(memory: &Window, start_info: u64) -> Result<Destination, BootError> {
         root,
         features,
         processors,
+        topology,
         trampoline,
     });
     Ok(Destination {
@@ -151,6 +153,33 @@ fn read_memory_map(
         return Err(BootError::ImageOutsideRam(image));
     }
     Ok(map)
+}
+
+/// Which memory and CPUs are near to each other; without the firmware's word, or with `numa=off`, all are one node (Linux:
+/// `x86_numa_init`, arch/x86/mm/numa.c).
+fn read_topology(
+    memory: &Window,
+    info: &StartInfo,
+    command_line: &CommandLine,
+    memory_map: &MemoryMap,
+) -> Topology {
+    let topology = if command_line.numa_off {
+        info!("NUMA turned off");
+        Topology::ONE_NODE
+    } else {
+        acpi::topology(memory, info.rsdp(), |note| info!("{note}"))
+    };
+    if topology.affinities().is_empty() {
+        if !command_line.numa_off {
+            info!("No NUMA configuration found");
+        }
+        let last = memory_map.ram_last();
+        info!(
+            "Faking a node at [mem {:#018x}-{last:#018x}]",
+            PhysAddr::ZERO
+        );
+    }
+    topology
 }
 
 /// Reserves the highest whole page of RAM in the first MiB, page 0 excepted, where other CPUs can start; `None` when there is none.

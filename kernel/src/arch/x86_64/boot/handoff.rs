@@ -6,7 +6,7 @@ use kspace_layout::PhysAddr;
 use kspace_paging::Walker;
 use spin::Once;
 
-use crate::acpi::Processors;
+use crate::acpi::{Processors, Topology};
 use crate::address_space::Plan;
 use crate::arch::x86_64::cpu::Features;
 use crate::arch::x86_64::memory::Window;
@@ -26,6 +26,8 @@ pub struct Handoff {
     pub features: Features,
     /// The processors that ACPI lists.
     pub processors: Processors,
+    /// Which memory and which CPUs are near to each other.
+    pub topology: Topology,
     /// A page of the first MiB, kept for the first instructions of other CPUs.
     pub trampoline: Option<PhysAddr>,
 }
