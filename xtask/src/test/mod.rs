@@ -106,6 +106,7 @@ fn steps() -> Vec<Check> {
         }),
         Check::new("documentation", |_| steps::docs()),
         Check::new("host tests", |_| steps::host_tests()),
+        Check::new("loom models", |_| steps::loom_models()),
         Check::new("32-bit build", |context| {
             steps::thirty_two_bit(&context.thirty_two_bit()?)
         }),

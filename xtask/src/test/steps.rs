@@ -115,6 +115,28 @@ pub(crate) fn host_tests() -> Outcome {
     })
 }
 
+/// The frame allocator's protocols in every schedule that the memory model allows. They need atomics of their own, so they are
+/// no part of [`host_tests`]; optimised, because they run each model some hundred thousand times.
+pub(crate) fn loom_models() -> Outcome {
+    let mut command = cargo();
+    command.args(["test", "--quiet", "--release", "--package", "kspace-frames"]);
+    command.args(["--lib", "--features", "loom", "loom_"]);
+    let output = captured(&mut command)?;
+    let text = said(&output);
+    match count_tests(&text) {
+        (0, 0) => Err(Failed::because(format!("no model was run\n{text}"))),
+        (passed, 0) if output.status.success() => Ok(Passed {
+            count: passed,
+            note: format!("{passed} models"),
+        }),
+        (passed, failed) => Err(Failed {
+            passed,
+            failed: failed.max(1),
+            reason: text,
+        }),
+    }
+}
+
 /// The libraries, built for 32 bits.
 pub(crate) fn thirty_two_bit(toolchain: &Toolchain) -> Outcome {
     let mut command = toolchain.cargo("build");
