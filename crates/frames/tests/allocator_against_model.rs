@@ -4,10 +4,12 @@
 //! with all CPUs drained there must be no free aligned block of that order.
 
 mod allocator_books;
+mod buddy_blocks;
 
 use std::collections::BTreeSet;
 
 use allocator_books::Books;
+use buddy_blocks::buddy_blocks;
 use kspace_frames::{Block, Constraint, Contiguous, FrameAllocator, Order, Owner, PinnedCpu};
 use kspace_layout::Pfn;
 use proptest::prelude::*;
@@ -54,6 +56,7 @@ enum Step {
         cpu: u16,
     },
     Request,
+    Count,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -74,6 +77,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             2 => (any::<usize>(), 0..10_u8).prop_map(|(which, order)| Step::Split { which, order }),
             1 => cpu.prop_map(|cpu| Step::Drain { cpu }),
             1 => Just(Step::Request),
+            1 => Just(Step::Count),
         ],
         1..60,
     )
@@ -221,6 +225,10 @@ impl<'m> Run<'m> {
             }
             Step::Drain { cpu } => self.frames.drain(&pin(cpu)),
             Step::Request => self.frames.request_drain(),
+            Step::Count => {
+                self.drain_all();
+                assert_eq!(self.frames.free_blocks(), buddy_blocks(&self.free));
+            }
         }
         assert_eq!(
             self.frames.free_frames_exact() + self.frames.cached_frames(),

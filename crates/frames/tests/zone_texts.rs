@@ -43,8 +43,8 @@ impl ZoneFrames for Frozen {
         0
     }
 
-    fn free_blocks(&self, order: Order) -> u64 {
-        self.blocks[usize::from(order.get())]
+    fn free_blocks(&self) -> [u64; Order::COUNT] {
+        self.blocks
     }
 
     fn allocate(&self, (): &(), _: Order, _: Owner, _: Option<Pfn>) -> Option<Pfn> {

@@ -117,19 +117,20 @@ fn crumbs(free: u64) -> u64 {
     free & !((whole & 0x0101_0101_0101_0101) * 0xff)
 }
 
+/// The first bit of each group of 1, 2, 4, 8, 16, 32, 64: where blocks of these orders may begin.
+pub(super) const STARTS: [u64; 7] = [
+    u64::MAX,
+    0x5555_5555_5555_5555,
+    0x1111_1111_1111_1111,
+    0x0101_0101_0101_0101,
+    0x0001_0001_0001_0001,
+    0x0000_0001_0000_0001,
+    1,
+];
+
 /// A multiple of `len` from which `len` bits of `free` are set: the lowest whose neighbour is not free, too, so that longer
 /// runs stay; else the lowest.
 fn aligned_run(free: u64, len: usize) -> Option<usize> {
-    /// Bit 0 of each group of 2, 4, 8, 16, 32, 64 bits.
-    const STARTS: [u64; 7] = [
-        u64::MAX,
-        0x5555_5555_5555_5555,
-        0x1111_1111_1111_1111,
-        0x0101_0101_0101_0101,
-        0x0001_0001_0001_0001,
-        0x0000_0001_0000_0001,
-        1,
-    ];
     let order = len.trailing_zeros() as usize;
     let mut runs = free;
     for step in 0..order {

@@ -32,6 +32,8 @@ impl Order {
     pub const HUGE: Self = Self(9);
     /// The largest that is handed out: 1024 frames, 4 MiB (Linux: `MAX_PAGE_ORDER`, include/linux/mmzone.h).
     pub const MAX: Self = Self(10);
+    /// How many orders there are.
+    pub const COUNT: usize = Self::MAX.0 as usize + 1;
 
     /// As [`try_new`](Self::try_new), for constants.
     ///

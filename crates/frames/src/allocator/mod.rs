@@ -23,6 +23,7 @@ mod block;
 mod cache;
 mod contiguous;
 mod error;
+mod free_blocks;
 mod give;
 mod huge;
 mod index;

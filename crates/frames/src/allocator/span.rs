@@ -77,12 +77,25 @@ impl<'m> FrameAllocator<'m> {
         self.written.managed.load(Relaxed)
     }
 
-    /// How many frames are free, without those that CPUs keep for themselves: wrong by at most 1024 for each CPU, and
+    /// How many CPUs it was made for.
+    #[must_use]
+    pub fn cpus(&self) -> usize {
+        self.meta.cpus.len()
+    }
+
+    /// How many frames are free, without those that CPUs keep for themselves: wrong by at most [`drift`](Self::drift), and
     /// exact when every CPU has been [drained](Self::drain). One load, for watermarks.
     #[inline]
     #[must_use]
     pub fn free_frames(&self) -> usize {
         (self.written.free.load(Relaxed) as isize).max(0) as usize
+    }
+
+    /// By how many frames [`free_frames`](Self::free_frames) may be wrong: 1024 for each CPU.
+    #[inline]
+    #[must_use]
+    pub fn drift(&self) -> usize {
+        self.cpus() * FREE_SLACK as usize
     }
 
     /// As [`free_frames`](Self::free_frames), with every CPU's part: exact while nobody allocates or frees.

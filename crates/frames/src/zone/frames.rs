@@ -26,8 +26,8 @@ pub trait ZoneFrames {
     /// (`percpu_drift_mark`): else small zones would be emptied by what CPUs have not counted yet.
     fn drift(&self) -> u64;
 
-    /// How many free blocks of exactly this order there are.
-    fn free_blocks(&self, order: Order) -> u64;
+    /// How many free blocks of each order there are, by the order's number, as a buddy allocator would hold them.
+    fn free_blocks(&self) -> [u64; Order::COUNT];
 
     /// A block of 2^order frames with unknown content; none above the frame `last`, if that is given.
     fn allocate(
@@ -41,10 +41,6 @@ pub trait ZoneFrames {
     /// The first frame of a block.
     fn first(block: &Self::Block<'_>) -> Pfn;
 }
-
-/// [`FrameAllocator::free_frames`] is wrong by at most 1024 frames for each CPU; this is for 256 of them: zones with less than
-/// 1 GiB above a mark are counted exactly.
-const MAX_DRIFT: u64 = 1024 * 256;
 
 impl ZoneFrames for FrameAllocator<'_> {
     type Cpu = PinnedCpu;
@@ -69,20 +65,11 @@ impl ZoneFrames for FrameAllocator<'_> {
 
     #[inline]
     fn drift(&self) -> u64 {
-        MAX_DRIFT
+        Self::drift(self) as u64
     }
 
-    /// It keeps no lists by order: whole huge frames count as order 9, the rest as single frames.
-    fn free_blocks(&self, order: Order) -> u64 {
-        let huges = self.free_huges() as u64;
-        match order {
-            Order::HUGE => huges,
-            Order::FRAME => {
-                let whole = huges * Order::HUGE.frames() as u64;
-                (Self::free_frames_exact(self) as u64).saturating_sub(whole)
-            }
-            _ => 0,
-        }
+    fn free_blocks(&self) -> [u64; Order::COUNT] {
+        Self::free_blocks(self).map(|count| count as u64)
     }
 
     #[inline]

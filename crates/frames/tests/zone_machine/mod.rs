@@ -69,8 +69,9 @@ impl ZoneFrames for Buddy {
         0
     }
 
-    fn free_blocks(&self, order: Order) -> u64 {
-        self.free.lock().expect("no panic")[usize::from(order.get())].len() as u64
+    fn free_blocks(&self) -> [u64; Order::COUNT] {
+        let free = self.free.lock().expect("no panic");
+        std::array::from_fn(|order| free[order].len() as u64)
     }
 
     fn allocate(

@@ -2,7 +2,6 @@
 
 use core::fmt;
 
-use crate::Order;
 use crate::zone::{ZoneFrames, Zones};
 
 /// The text of `/proc/buddyinfo`: how many free blocks of each order every zone has.
@@ -18,8 +17,8 @@ impl<A: ZoneFrames> fmt::Display for Buddyinfo<'_, A> {
             .flat_map(|node| kinds.clone().map(move |kind| (node, *kind)));
         for zone in places.filter_map(|(node, kind)| self.0.get(node, kind)) {
             write!(f, "Node {}, zone {:>8} ", zone.node(), zone.kind())?;
-            for order in (0..=Order::MAX.get()).map(Order::new) {
-                write!(f, "{:>6} ", zone.frames().free_blocks(order))?;
+            for count in zone.frames().free_blocks() {
+                write!(f, "{count:>6} ")?;
             }
             f.write_str("\n")?;
         }
