@@ -3,6 +3,7 @@
 //! `data/` has boot logs and the files under `/proc` of five machines: 3.15 and 4.3 on desktops with 8 GiB, 6.12 under QEMU
 //! with 64 MiB and 6 GiB, and a live 6.18 with 24 GiB.
 
+mod linux_logs;
 mod linux_machines;
 
 use kspace_frames::zone::text::{NodeLines, ZoneLines, ZoneRanges};
@@ -10,7 +11,8 @@ use kspace_frames::zone::{
     NodeId, Nodes, Reserves, Tuning, ZoneKind, ZoneLimits, ZoneShare, ZoneSpan,
 };
 use kspace_layout::{PhysAddr, PhysRange};
-use linux_machines::{figure, live_map, nodes_of, section};
+use linux_logs::section;
+use linux_machines::{figure, live_map, nodes_of};
 
 const DESKTOP_3_15: &str = include_str!("data/boot-3.15-8G.txt");
 const DESKTOP_4_3: &str = include_str!("data/boot-4.3-8G.txt");

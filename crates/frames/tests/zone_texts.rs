@@ -2,6 +2,7 @@
 //!
 //! `data/` has the files under `/proc` of 6.12 under QEMU with 64 MiB and 6 GiB, and of a live 6.18 with 24 GiB.
 
+mod linux_logs;
 mod linux_machines;
 
 use kspace_frames::zone::text::{
@@ -10,7 +11,8 @@ use kspace_frames::zone::text::{
 use kspace_frames::zone::{Nodes, Tuning, Zone, ZoneFrames, ZoneKind, ZoneLimits, ZoneSpan, Zones};
 use kspace_frames::{FirmwareEntry, Order, Owner};
 use kspace_layout::{PageSize, Pfn, PhysAddr, PhysRange};
-use linux_machines::{figure, live_map, nodes_of, section};
+use linux_logs::section;
+use linux_machines::{figure, live_map, nodes_of};
 
 const QEMU_64M: &str = include_str!("data/linux-6.12-q35-64M.txt");
 const QEMU_6G: &str = include_str!("data/linux-6.12-q35-6G.txt");

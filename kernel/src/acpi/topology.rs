@@ -73,6 +73,13 @@ impl Topology {
         NodeId::all().take(self.domains.count.max(1))
     }
 
+    /// Whether the firmware says that a CPU is near to `node`.
+    #[must_use]
+    pub fn has_cpus(&self, node: NodeId) -> bool {
+        let cpus = &self.cpus[..self.cpu_count];
+        cpus.iter().any(|(_, near)| *near == node)
+    }
+
     fn known_node(&self, apic_id: u32) -> Option<NodeId> {
         let cpus = &self.cpus[..self.cpu_count];
         let cpu = cpus.iter().find(|(known, _)| *known == apic_id);

@@ -7,11 +7,13 @@
 mod boot_log;
 mod buddyinfo;
 mod iomem;
+mod joins;
 mod meminfo;
 mod zoneinfo;
 
-pub use boot_log::{NodeLines, ZoneLines, ZoneRanges};
+pub use boot_log::{FallbackLine, NodeLines, UnavailableLines, ZoneLines, ZoneRanges};
 pub use buddyinfo::Buddyinfo;
 pub use iomem::{Iomem, Resource};
+pub use joins::JoinLines;
 pub use meminfo::{DirectMap, Meminfo, PageTotals, VmallocTotals};
 pub use zoneinfo::{Counter, Pageset, Zoneinfo};

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use crate::zone::{
-    NodeId, Reserves, Zone, ZoneFrames, ZoneKind, ZoneSpan, Zones, batch, stat_threshold,
+    MAX_NODES, NodeId, Reserves, Zone, ZoneFrames, ZoneKind, ZoneSpan, Zones, batch, stat_threshold,
 };
 
 /// A figure with a name, for example `nr_free_pages`.
@@ -20,6 +20,8 @@ pub struct Pageset {
 
 /// The text of `/proc/zoneinfo`: every kind of zone of every node, those without memory in short.
 ///
+/// Nodes without memory are listed when they are [named](Self::with_node), as Linux lists those that have CPUs.
+///
 /// Per node, in its first zone with memory, the counters of [`with_node_counters`](Self::with_node_counters) are listed; per
 /// zone `nr_free_pages`.
 #[derive(Clone, Copy)]
@@ -28,7 +30,11 @@ pub struct Zoneinfo<'a, A, P> {
     cpus: u32,
     pageset: P,
     node_counters: &'a [Counter<'a>],
+    /// A bit for each node.
+    named: u64,
 }
+
+const _: () = assert!(MAX_NODES as u32 <= u64::BITS, "a bit for each node");
 
 impl<'a, A: ZoneFrames, P: Fn(&Zone<A>, u32) -> Pageset> Zoneinfo<'a, A, P> {
     /// The text for `zones` on a machine with `cpus` CPUs; `pageset` says what a CPU keeps of a zone.
@@ -38,6 +44,16 @@ impl<'a, A: ZoneFrames, P: Fn(&Zone<A>, u32) -> Pageset> Zoneinfo<'a, A, P> {
             cpus,
             pageset,
             node_counters: &[],
+            named: 0,
+        }
+    }
+
+    /// The same with this node, whether it has memory or not.
+    #[must_use]
+    pub fn with_node(self, node: NodeId) -> Self {
+        Self {
+            named: self.named | 1 << node.get(),
+            ..self
         }
     }
 
@@ -132,7 +148,12 @@ impl<'a, A: ZoneFrames, P: Fn(&Zone<A>, u32) -> Pageset> Zoneinfo<'a, A, P> {
 
 impl<A: ZoneFrames, P: Fn(&Zone<A>, u32) -> Pageset> fmt::Display for Zoneinfo<'_, A, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for node in self.zones.nodes() {
+        let with_memory = self
+            .zones
+            .nodes()
+            .fold(0u64, |nodes, node| nodes | 1 << node.get());
+        let listed = with_memory | self.named;
+        for node in NodeId::all().filter(|node| listed >> node.get() & 1 == 1) {
             for kind in self.zones.limits().kinds() {
                 self.zone(f, node, *kind)?;
             }
