@@ -35,6 +35,8 @@ const PAT_SMALL: u64 = 1 << 7;
 pub(crate) const GLOBAL: u64 = 1 << 8;
 /// Bits 9 to 11: the CPU ignores them in every entry of every format.
 pub(crate) const SOFTWARE_SHIFT: u32 = 9;
+/// Bit 11 of an entry that is not present: it is parked; see the module `parked`.
+pub(crate) const PARKED: u64 = 1 << 11;
 /// Bit 12 of a larger leaf: the high bit of the PAT index.
 const PAT_LARGE: u64 = 1 << 12;
 /// Bit 63: no instruction fetch.
@@ -167,8 +169,9 @@ impl Format {
         PhysAddr::new(address)
     }
 
+    /// The bits of an entry that can be address.
     #[inline]
-    const fn address_mask(self) -> u64 {
+    pub(crate) const fn address_mask(self) -> u64 {
         match self {
             Self::TwoLevel => ADDRESS_SHORT,
             Self::Pae | Self::Long => ADDRESS_LONG,

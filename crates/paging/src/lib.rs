@@ -7,6 +7,7 @@
 //!                                                                     a range: runs of mappings
 //!   Editor   one format, chosen at compile time; live memory          map, unmap, protect, merge, purge, all or nothing
 //!                                                                     what it takes away is owned by a Flush until it is flushed
+//!   LeafTable                   one table of 4 KiB pages              the same for single pages, in a few instructions
 //! ```
 //!
 //! This crate knows no CPUs: it never executes a privileged instruction. What it needs of the machine are two traits, [`PhysMemory`]
@@ -22,8 +23,10 @@ pub mod editor;
 mod entry;
 pub mod flush;
 mod frame_list;
+pub mod leaf_table;
 mod limits;
 mod memory;
+mod parked;
 mod protection;
 mod runs;
 mod walker;
@@ -33,6 +36,7 @@ pub use cache::{CacheType, Pat};
 pub use editor::{Edit, EditError, Editor, Reason, RootError, Unmapped};
 pub use entry::{EntryFormat, Format, LongMode, Pae, TwoLevel};
 pub use flush::{Flush, Invalidation, Leak, Stale, Tlb, leaked_tokens, on_leak};
+pub use leaf_table::{LeafBits, LeafSlot, LeafTable};
 pub use limits::Limits;
 pub use memory::{EntryRead, FrameSource, PhysMemory, RawEntry};
 pub use protection::{Access, Attributes, Protection};

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use kspace_layout::{PagingMode, PhysAddr, VirtAddr, VirtRange};
+use kspace_layout::{PageSize, PagingMode, PhysAddr, VirtAddr, VirtRange};
 
 /// Which edit was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,12 @@ pub enum Edit {
     Purge,
     /// [`populate`](super::Editor::populate)
     Populate,
+    /// [`park`](super::Editor::park)
+    Park,
+    /// [`collect`](super::Editor::collect)
+    Collect,
+    /// [`leaf_table`](super::Editor::leaf_table)
+    LeafTable,
 }
 
 impl fmt::Display for Edit {
@@ -30,6 +36,9 @@ impl fmt::Display for Edit {
             Self::Merge => "merge",
             Self::Purge => "purge",
             Self::Populate => "populate",
+            Self::Park => "park",
+            Self::Collect => "collect",
+            Self::LeafTable => "leaf table",
         })
     }
 }
@@ -74,6 +83,18 @@ pub enum Reason {
     NotMapped {
         /// The first such page.
         page: VirtAddr,
+    },
+    /// A page of the range is parked: what it mapped waits for its flush.
+    Parked {
+        /// The first such page.
+        page: VirtAddr,
+    },
+    /// A large page is parked, and only part of it is to be collected.
+    ParkedBeyond {
+        /// The first page of the range in it.
+        page: VirtAddr,
+        /// Its size.
+        size: PageSize,
     },
     /// A page is writable and would become executable, or the other way round. Until the flush a CPU could do both.
     WriteExecute {
@@ -153,6 +174,16 @@ impl fmt::Display for EditError {
                 write!(f, "{} already maps physical {phys}", number(page))?;
             }
             Reason::NotMapped { page } => write!(f, "{} is not mapped", number(page))?,
+            Reason::Parked { page } => write!(
+                f,
+                "{} is parked until the flush of what it mapped; flush that token and collect it first",
+                number(page)
+            )?,
+            Reason::ParkedBeyond { page, size } => write!(
+                f,
+                "{} is in a parked {size} page that goes on outside; collect all of it",
+                number(page)
+            )?,
             Reason::WriteExecute { page } => write!(
                 f,
                 "{} would be writable and executable until the flush; protect it read-only and flush first",

@@ -6,7 +6,7 @@
 //! ```text
 //!   bit 10  9
 //!       0   0   nothing known
-//!       0   1   empty: no entry is present
+//!       0   1   empty: no entry is present or parked
 //!       1   0   full: every entry is a leaf, none of them global
 //!       1   1   full: every entry is a leaf, some may be global
 //! ```

@@ -4,7 +4,8 @@ use core::slice::from_ref;
 
 use kspace_layout::{PageSize, PhysAddr, VirtRange};
 
-use crate::entry::PRESENT;
+use crate::entry::{PARKED, PRESENT};
+use crate::parked::is_parked;
 use crate::{EntryFormat, Flush, Format, FrameSource, PhysMemory, Protection, RawEntry};
 
 use super::known::Known;
@@ -149,8 +150,9 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
         for part in span.parts(F::FORMAT.shift(level)) {
             if let Part::Whole(run) = part
                 && plan.fits::<F>(level, run.first)
-                && slots
-                    .is_none_or(|slots| bits::<F>(self.run(slots, level, run)).any & PRESENT == 0)
+                && slots.is_none_or(|slots| {
+                    bits::<F>(self.run(slots, level, run)).any & (PRESENT | PARKED) == 0
+                })
             {
                 continue;
             }
@@ -173,6 +175,9 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
         let raw = slots.map_or(0, |slots| {
             F::Raw::load(&slots[self.index(piece.span, level)])
         });
+        if is_parked(raw) {
+            return Err(Reason::Parked { page });
+        }
         if raw & PRESENT == 0 {
             if piece.whole && plan.fits::<F>(level, piece.span.first) {
                 return Ok(0);
@@ -194,7 +199,7 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
     }
 
     /// Refuses a present entry that maps a page itself.
-    fn refuse_leaf(&self, level: u8, raw: u64, span: Span) -> Result<(), Reason> {
+    pub(super) fn refuse_leaf(&self, level: u8, raw: u64, span: Span) -> Result<(), Reason> {
         if !F::FORMAT.is_leaf(level, raw, self.limits) {
             return Ok(());
         }
@@ -268,7 +273,13 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
     }
 
     /// The table that `slot` leads to, after installing one from the reserve if it led nowhere.
-    fn table_below(&self, slot: &Slot<F>, level: u8, raw: u64, reserve: &mut Reserve) -> PhysAddr {
+    pub(super) fn table_below(
+        &self,
+        slot: &Slot<F>,
+        level: u8,
+        raw: u64,
+        reserve: &mut Reserve,
+    ) -> PhysAddr {
         if raw & PRESENT != 0 {
             return F::FORMAT.table(raw, self.limits);
         }
@@ -300,6 +311,11 @@ pub(super) fn populate<F: EntryFormat, M: PhysMemory, S: FrameSource>(
     let mut needed = 0;
     for piece in pieces() {
         let raw = F::Raw::load(&slots[editor.index(piece.span, level)]);
+        if is_parked(raw) {
+            return Err(refuse(Reason::Parked {
+                page: piece.span.start(),
+            }));
+        }
         if raw & PRESENT == 0 {
             needed += 1;
         } else {

@@ -33,7 +33,9 @@
 //!    PAE's four always are, because the CPU reads them only when CR3 is loaded.
 //! 6. *Entries remember how full their table is*, in bits that the CPU ignores, so that edits of whole tables need not look:
 //!    the rules are in the module `known`.
-//! 7. A software walk beside an edit may stand in a table that has just been taken out. It must end before the flush does
+//! 7. *A parked entry is nobody's to fill* until it is collected (see the module `parked`): `map`, `unmap`, `protect` and `park` refuse it,
+//!    `merge` passes it over, and `purge` keeps its table.
+//! 8. A software walk beside an edit may stand in a table that has just been taken out. It must end before the flush does
 //!    (the walker holds the range, or keeps its CPU from acknowledging the shootdown).
 //!
 //! # Accessed and dirty
@@ -50,10 +52,13 @@
 //! long as both say the same (Intel SDM vol. 3, section 5.10.2.4): so a split installs a table of identical translations, and only
 //! then changes its entries one by one; and a merge replaces a table by a leaf that says the same.
 
+mod collect;
 mod error;
 mod known;
+mod leaf_table;
 mod map;
 mod merge;
+mod park;
 mod protect;
 mod purge;
 mod reserve;
@@ -121,7 +126,8 @@ impl<'a, F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'a, F, M, S> {
     /// The caller has authority over this address space and answers for what is mapped, unmapped and protected in it, as far as
     /// CPUs use it. In particular, for all editors of tables that share frames:
     /// - edits at the same time go to disjoint ranges, and a range is free for the next edit once its token is flushed;
-    /// - bits 9 and 10 of entries that lead to tables are clear, unless an editor has set them: it keeps notes there;
+    /// - bits 9 and 10 of entries that lead to tables are clear, and so is bit 11 of entries that are not present, unless an editor
+    ///   has set them: it keeps notes there, and parks pages;
     /// - all tables are in `memory`, nothing else writes to them except the CPUs' accessed and dirty bits, and every table that
     ///   `purge` or `merge` may find came from `frames` or may be released to it;
     /// - tokens are flushed with the same `memory` and `frames`.
@@ -210,7 +216,7 @@ impl<'a, F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'a, F, M, S> {
     ///
     /// # Errors
     ///
-    /// [`EditError`] when part of the range is mapped already or cannot be mapped, or frames run out.
+    /// [`EditError`] when part of the range is mapped already, parked, or cannot be mapped, or frames run out.
     pub fn map(
         &self,
         range: VirtRange,
@@ -226,20 +232,32 @@ impl<'a, F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'a, F, M, S> {
     ///
     /// # Errors
     ///
-    /// [`EditError`] when a page is not mapped, or frames for a split run out.
+    /// [`EditError`] when a page is not mapped or parked, or frames for a split run out.
     pub fn unmap(&self, range: VirtRange) -> Result<Flush, EditError> {
         self.check_range(Edit::Unmap, range)?;
-        unmap::unmap(self, range, unmap::Holes::Refused)
+        unmap::run(
+            self,
+            Edit::Unmap,
+            range,
+            unmap::Holes::Refused,
+            &mut unmap::Clear,
+        )
     }
 
     /// As [`unmap`](Self::unmap), but pages that are not mapped are passed over.
     ///
     /// # Errors
     ///
-    /// [`EditError`] when frames for a split run out.
+    /// [`EditError`] when a page is parked, or frames for a split run out.
     pub fn unmap_present(&self, range: VirtRange) -> Result<Flush, EditError> {
         self.check_range(Edit::Unmap, range)?;
-        unmap::unmap(self, range, unmap::Holes::Allowed)
+        unmap::run(
+            self,
+            Edit::Unmap,
+            range,
+            unmap::Holes::Allowed,
+            &mut unmap::Clear,
+        )
     }
 
     /// As [`unmap_present`](Self::unmap_present), and tells `each` every page that was mapped, with the accessed and dirty bits it
@@ -247,7 +265,7 @@ impl<'a, F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'a, F, M, S> {
     ///
     /// # Errors
     ///
-    /// [`EditError`] when frames for a split run out; `each` has not been called then.
+    /// [`EditError`] when a page is parked, or frames for a split run out; `each` has not been called then.
     pub fn unmap_each(
         &self,
         range: VirtRange,
@@ -262,7 +280,7 @@ impl<'a, F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'a, F, M, S> {
     ///
     /// # Errors
     ///
-    /// [`EditError`] when a page is not mapped, would turn from writable to executable or back in one step, or frames for
+    /// [`EditError`] when a page is not mapped, is parked, would turn from writable to executable or back in one step, or frames for
     /// a split run out.
     pub fn protect(&self, range: VirtRange, protection: Protection) -> Result<Flush, EditError> {
         self.check_range(Edit::Protect, range)?;
@@ -280,7 +298,7 @@ impl<'a, F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'a, F, M, S> {
         Ok(merge::merge(self, range, largest))
     }
 
-    /// Takes out the tables without entries whose span is wholly in `range`. They are in the token.
+    /// Takes out the tables without entries, parked or not, whose span is wholly in `range`. They are in the token.
     ///
     /// # Errors
     ///
@@ -295,7 +313,7 @@ impl<'a, F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'a, F, M, S> {
     ///
     /// # Errors
     ///
-    /// [`EditError`] when frames run out, or a root entry maps a large page.
+    /// [`EditError`] when frames run out, or a root entry maps a large page or is parked.
     pub fn populate(&self, range: VirtRange) -> Result<Flush, EditError> {
         self.check_range(Edit::Populate, range)?;
         map::populate(self, range)

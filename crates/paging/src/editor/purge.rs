@@ -2,7 +2,7 @@
 
 use kspace_layout::{PageSize, PhysAddr, VirtRange};
 
-use crate::entry::PRESENT;
+use crate::entry::{PARKED, PRESENT};
 use crate::flush::Stale;
 use crate::frame_list::FrameList;
 use crate::{EntryFormat, Flush, Format, FrameSource, PhysMemory, RawEntry};
@@ -78,9 +78,10 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
                     .is_some_and(|range| range.overlaps(span.range())))
     }
 
-    /// Whether a table can be reached and has no present entry.
+    /// Whether a table can be reached and has no entry that is present or parked.
     fn is_empty(&self, table: PhysAddr, level: u8) -> bool {
+        let used = PRESENT | PARKED;
         self.slots(table, level)
-            .is_some_and(|slots| slots.iter().all(|slot| F::Raw::load(slot) & PRESENT == 0))
+            .is_some_and(|slots| slots.iter().all(|slot| F::Raw::load(slot) & used == 0))
     }
 }

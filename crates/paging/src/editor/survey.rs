@@ -4,7 +4,8 @@ use core::slice::from_ref;
 
 use kspace_layout::{PageSize, PhysAddr};
 
-use crate::entry::PRESENT;
+use crate::entry::{PARKED, PRESENT};
+use crate::parked::is_parked;
 use crate::{Access, EntryFormat, Format, FrameSource, PhysMemory, RawEntry};
 
 use super::known::Known;
@@ -100,7 +101,7 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
             if let Part::Whole(run) = part {
                 let Bits { all, any } = bits::<F>(self.run(slots, level, run));
                 let only_leaves = F::FORMAT.is_leaf(level, all, self.limits)
-                    && (all & PRESENT != 0 || (level == 1 && !rules.complete));
+                    && (all & PRESENT != 0 || (level == 1 && !rules.complete && any & PARKED == 0));
                 if only_leaves && self.refuse_write_execute(rules, all, any, run).is_ok() {
                     if any & PRESENT != 0 {
                         found.touched.note(self.leaf_size(level), any);
@@ -127,7 +128,9 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
     ) -> Result<(), Reason> {
         let page = piece.span.start();
         if raw & PRESENT == 0 {
-            return if rules.complete {
+            return if is_parked(raw) {
+                Err(Reason::Parked { page })
+            } else if rules.complete {
                 Err(Reason::NotMapped { page })
             } else {
                 Ok(())

@@ -34,14 +34,6 @@ pub struct Unmapped {
     pub dirty: bool,
 }
 
-pub(super) fn unmap<F: EntryFormat, M: PhysMemory, S: FrameSource>(
-    editor: &Editor<'_, F, M, S>,
-    range: VirtRange,
-    holes: Holes,
-) -> Result<Flush, EditError> {
-    run(editor, range, holes, &mut Clear)
-}
-
 pub(super) fn unmap_each<F: EntryFormat, M: PhysMemory, S: FrameSource>(
     editor: &Editor<'_, F, M, S>,
     range: VirtRange,
@@ -52,17 +44,19 @@ pub(super) fn unmap_each<F: EntryFormat, M: PhysMemory, S: FrameSource>(
         limits: editor.limits,
         each,
     };
-    run(editor, range, Holes::Allowed, &mut job)
+    run(editor, Edit::Unmap, range, Holes::Allowed, &mut job)
 }
 
-fn run<F: EntryFormat, M: PhysMemory, S: FrameSource>(
+/// Lets `job` take away all leaves of `range`.
+pub(super) fn run<F: EntryFormat, M: PhysMemory, S: FrameSource>(
     editor: &Editor<'_, F, M, S>,
+    edit: Edit,
     range: VirtRange,
     holes: Holes,
     job: &mut impl LeafJob<F>,
 ) -> Result<Flush, EditError> {
     let refuse = |reason| EditError {
-        edit: Edit::Unmap,
+        edit,
         range,
         reason,
     };
@@ -102,7 +96,7 @@ pub(super) fn token(range: VirtRange, touched: Touched) -> Flush {
 }
 
 /// Clears entries and forgets them.
-struct Clear;
+pub(super) struct Clear;
 
 impl<F: EntryFormat> LeafJob<F> for Clear {
     fn leaves(&mut self, _: u8, slots: &[Slot<F>], _: Span) {
