@@ -129,14 +129,58 @@ impl fmt::Display for FirmwareEntry {
 pub struct MemoryEntry {
     pub(crate) range: PhysRange,
     pub(crate) kind: MemoryKind,
+    /// Bytes of RAM right below and right above that make no whole page.
+    cut: (u16, u16),
 }
 
 impl MemoryEntry {
     /// Filler for the unused slots of a table.
-    pub(crate) const UNUSED: Self = Self {
-        range: PhysRange::new(PhysAddr::ZERO, 1),
-        kind: MemoryKind::Reserved,
-    };
+    pub(crate) const UNUSED: Self =
+        Self::new(PhysRange::new(PhysAddr::ZERO, 1), MemoryKind::Reserved);
+
+    pub(crate) const fn new(range: PhysRange, kind: MemoryKind) -> Self {
+        Self {
+            range,
+            kind,
+            cut: (0, 0),
+        }
+    }
+
+    /// The entry for a part of it.
+    pub(crate) fn part(self, range: PhysRange) -> Self {
+        let lowest = range.start() == self.range.start();
+        let highest = range.last() == self.range.last();
+        Self {
+            range,
+            kind: self.kind,
+            cut: (
+                if lowest { self.cut.0 } else { 0 },
+                if highest { self.cut.1 } else { 0 },
+            ),
+        }
+    }
+
+    /// Shrunk to whole pages; `None` when it holds none.
+    pub(crate) fn whole_pages(self) -> Option<Self> {
+        let range = self.range.whole_pages()?;
+        let bytes = |upper: u64, lower: u64| u16::try_from(upper - lower).unwrap_or(0);
+        Some(Self {
+            range,
+            kind: self.kind,
+            cut: (
+                bytes(range.start().as_u64(), self.range.start().as_u64()),
+                bytes(self.range.last().as_u64(), range.last().as_u64()),
+            ),
+        })
+    }
+
+    /// The addresses as the firmware states them: for RAM, before it was shrunk to whole pages.
+    #[must_use]
+    pub fn stated(self) -> PhysRange {
+        let (below, above) = (u64::from(self.cut.0), u64::from(self.cut.1));
+        let start = PhysAddr::new(self.range.start().as_u64() - below);
+        PhysRange::new(start, below + self.range.size() + above)
+    }
 
     /// The addresses. RAM covers whole pages; other kinds keep the firmware's bounds.
     #[must_use]

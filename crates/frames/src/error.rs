@@ -40,6 +40,16 @@ pub enum MapError {
         /// What is in use.
         reserved: PhysRange,
     },
+    /// What is to be taken away is not all RAM.
+    NotRam {
+        /// The range.
+        range: PhysRange,
+    },
+    /// No room for one more range.
+    NoRoom {
+        /// The range that did not fit.
+        range: PhysRange,
+    },
     /// No room for one more reserved range.
     TooManyReservations {
         /// The range that did not fit.
@@ -74,6 +84,14 @@ impl fmt::Display for MapError {
                 f,
                 "mem={limit:#x}: {reserved} is in use; give at least mem={:#x}; nothing was changed",
                 reserved.end_u64()
+            ),
+            Self::NotRam { range } => write!(
+                f,
+                "memory map: take away {range}: not all of it is RAM; nothing was changed"
+            ),
+            Self::NoRoom { range } => write!(
+                f,
+                "memory map: take away {range}: that makes more than {MAX_ENTRIES} separate ranges; nothing was changed"
             ),
             Self::TooManyReservations { range } => write!(
                 f,

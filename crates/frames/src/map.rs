@@ -152,7 +152,7 @@ impl MemoryMap {
         }
         let before = self.ram_bytes();
         self.entries.retain_map(|entry| match entry.kind {
-            MemoryKind::Ram => below(entry.range, end).map(|range| MemoryEntry { range, ..entry }),
+            MemoryKind::Ram => below(entry.range, end).map(|range| entry.part(range)),
             _ => Some(entry),
         });
         Ok(before - self.ram_bytes())

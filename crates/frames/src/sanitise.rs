@@ -61,6 +61,24 @@ impl MemoryMap {
         }
         Ok(map)
     }
+
+    /// Takes RAM away, whatever the firmware says: the whole pages in `range` become reserved (Linux: `e820__range_update`).
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::NotRam`], [`MapError::NoRoom`]; the map is unchanged.
+    pub fn withdraw(&mut self, range: PhysRange) -> Result<(), MapError> {
+        if !self.is_ram(range) {
+            return Err(MapError::NotRam { range });
+        }
+        let Some(pages) = range.whole_pages() else {
+            return Ok(());
+        };
+        let reserved = MemoryEntry::new(pages, MemoryKind::Reserved);
+        self.entries =
+            overlay(&self.entries, reserved, 0, &mut |_| {}).ok_or(MapError::NoRoom { range })?;
+        Ok(())
+    }
 }
 
 /// The addresses and kind that one raw entry really states; `None` when it states nothing usable.
@@ -103,7 +121,7 @@ fn check_entry(
     let start = PhysAddr::try_new(raw.start).ok()?;
     let last = PhysAddr::try_new(last.min(highest)).ok()?;
     let range = PhysRange::try_from_bounds(start, last).ok()?;
-    Some(MemoryEntry { range, kind })
+    Some(MemoryEntry::new(range, kind))
 }
 
 /// `old` with `new` laid over it; `None` when the result has too many ranges.
@@ -119,10 +137,7 @@ fn overlay(
     for &entry in old.as_slice() {
         let start = entry.range.start();
         if let Some(alone) = rest.and_then(|rest| below(rest, start)) {
-            out.push(MemoryEntry {
-                range: alone,
-                kind: new.kind,
-            })?;
+            out.push(new.part(alone))?;
             rest = rest.and_then(|rest| above(rest, alone.last()));
         }
         let Some(both) = rest.and_then(|rest| rest.intersection(entry.range)) else {
@@ -136,22 +151,16 @@ fn overlay(
             claimed: new.kind,
         });
         if let Some(range) = below(entry.range, both.start()) {
-            out.push(MemoryEntry { range, ..entry })?;
+            out.push(entry.part(range))?;
         }
-        out.push(MemoryEntry {
-            range: both,
-            kind: entry.kind.max(new.kind),
-        })?;
+        out.push(MemoryEntry::new(both, entry.kind.max(new.kind)))?;
         if let Some(range) = above(entry.range, both.last()) {
-            out.push(MemoryEntry { range, ..entry })?;
+            out.push(entry.part(range))?;
         }
         rest = rest.and_then(|rest| above(rest, both.last()));
     }
     if let Some(range) = rest {
-        out.push(MemoryEntry {
-            range,
-            kind: new.kind,
-        })?;
+        out.push(new.part(range))?;
     }
     Some(out)
 }
@@ -161,9 +170,10 @@ fn trim_to_pages(entry: MemoryEntry, report: &mut impl FnMut(Repair)) -> Option<
     if entry.kind != MemoryKind::Ram {
         return Some(entry);
     }
-    let kept = entry.range.whole_pages();
-    if kept != Some(entry.range) {
+    let kept = entry.whole_pages();
+    if kept != Some(entry) {
+        let kept = kept.map(MemoryEntry::range);
         report(Repair::Trimmed { entry, kept });
     }
-    kept.map(|range| MemoryEntry { range, ..entry })
+    kept
 }

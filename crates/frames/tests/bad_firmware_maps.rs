@@ -248,3 +248,31 @@ fn a_full_list_of_reservations_says_so_and_still_grows_what_it_has() {
         .expect("joins two");
     assert_eq!(map.reserved().len(), 63);
 }
+
+#[test]
+fn ram_is_taken_away_in_whole_pages() {
+    let mut map = map_of(&[entry(0, 0x9_fc00, 1), LOW_RAM]);
+    map.withdraw(PhysRange::new(PhysAddr::ZERO, 0x1000))
+        .expect("RAM");
+    let shown: Vec<String> = map
+        .entries()
+        .map(|entry| format!("{entry}, stated {}", entry.stated()))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "[mem 0x0000000000000000-0x0000000000000fff] reserved, stated 0000000000000000-0000000000000fff",
+            "[mem 0x0000000000001000-0x000000000009efff] usable, stated 0000000000001000-000000000009fbff",
+            "[mem 0x0000000000100000-0x0000000003ffffff] usable, stated 0000000000100000-0000000003ffffff",
+        ]
+    );
+    let refused = map.withdraw(PhysRange::new(PhysAddr::new(0x9_e000), 0x2000));
+    assert_eq!(
+        refused.expect_err("a hole").to_string(),
+        "memory map: take away 000000000009e000-000000000009ffff: not all of it is RAM; nothing was changed"
+    );
+    assert_eq!(map.entries().len(), 3);
+    map.limit(0x8_0800).expect("RAM is left");
+    let last = map.entries().next_back().expect("an entry");
+    assert_eq!(last.stated().last(), PhysAddr::new(0x7_ffff));
+}
