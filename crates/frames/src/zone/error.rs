@@ -226,7 +226,15 @@ impl NotEnoughRam {
     ///
     /// The error itself, with both sizes.
     pub fn check(map: &MemoryMap, needed: u64) -> Result<(), Self> {
-        let free = map.free_from_top().map(|range| range.size()).sum();
+        Self::check_free(map.free_from_top().map(|range| range.size()).sum(), needed)
+    }
+
+    /// Whether `free` bytes of RAM have room for `needed`.
+    ///
+    /// # Errors
+    ///
+    /// The error itself.
+    pub const fn check_free(free: u64, needed: u64) -> Result<(), Self> {
         if needed < free {
             Ok(())
         } else {

@@ -17,6 +17,12 @@ pub struct NodeOrder {
 }
 
 impl NodeOrder {
+    /// No nodes.
+    pub(super) const NONE: Self = Self {
+        order: [[NodeId::ZERO; MAX_NODES]; MAX_NODES],
+        len: 0,
+    };
+
     /// The order among the nodes that `has_memory`, by the distance from the first node to the second.
     ///
     /// As Linux chooses it (`find_next_best_node`, mm/page_alloc.c): the nearest first; of nodes equally far, the ones with
@@ -27,15 +33,23 @@ impl NodeOrder {
         has_memory: impl Fn(NodeId) -> bool,
         distance: impl Fn(NodeId, NodeId) -> u8,
     ) -> Self {
-        let mut all = Self {
-            order: [[NodeId::ZERO; MAX_NODES]; MAX_NODES],
-            len: NodeId::all().filter(|node| has_memory(*node)).count(),
-        };
+        let mut all = Self::NONE;
+        all.fill(has_memory, distance);
+        all
+    }
+
+    /// Makes it the order that [`new`](Self::new) returns, where it is.
+    pub(super) fn fill(
+        &mut self,
+        has_memory: impl Fn(NodeId) -> bool,
+        distance: impl Fn(NodeId, NodeId) -> u8,
+    ) {
+        self.len = NodeId::all().filter(|node| has_memory(*node)).count();
         let mut load = [0_u32; MAX_NODES];
         for local in NodeId::all() {
             let mut used = [false; MAX_NODES];
             let mut previous = LOCAL_DISTANCE;
-            for place in 0..all.len {
+            for place in 0..self.len {
                 let cost = |node: &NodeId| {
                     let far = u32::from(distance(local, *node)) + u32::from(*node < local);
                     let own = *node == local;
@@ -46,7 +60,7 @@ impl NodeOrder {
                     .min_by_key(cost);
                 let Some(best) = best else { break };
                 used[best.index()] = true;
-                all.order[local.index()][place] = best;
+                self.order[local.index()][place] = best;
                 let far = distance(local, best);
                 if best != local && far != previous {
                     load[best.index()] += u32::from(has_memory(local));
@@ -54,7 +68,6 @@ impl NodeOrder {
                 }
             }
         }
-        all
     }
 
     /// The nodes with memory, in the order in which they are asked for `local`.

@@ -203,10 +203,42 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
         limits: ZoneLimits,
         distance: impl Fn(NodeId, NodeId) -> u8,
     ) -> Result<Self, ZonesError> {
+        let mut all = Self::unjoined(zones, limits);
+        all.join(distance)?;
+        Ok(all)
+    }
+
+    /// The same zones before [`join`](Self::join), none of which is found.
+    ///
+    /// With it this makes [`new`](Self::new) in two steps, for who has a small stack: the value is several KiB, and can be written to
+    /// its place before it is filled in.
+    #[must_use]
+    pub const fn unjoined(zones: &'z [Zone<A>], limits: ZoneLimits) -> Self {
+        Self {
+            zones,
+            limits,
+            order: NodeOrder::NONE,
+            index: [[NONE; ZoneKind::COUNT]; MAX_NODES],
+            first: [[NONE; ZoneKind::COUNT]; MAX_NODES],
+        }
+    }
+
+    /// Finds out which zone is asked when, with the distance from one node to another.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new); the value is of no use then.
+    pub fn join(&mut self, distance: impl Fn(NodeId, NodeId) -> u8) -> Result<(), ZonesError> {
+        let Self {
+            zones,
+            limits,
+            order,
+            index,
+            first,
+        } = self;
         if zones.is_empty() {
             return Err(ZonesError::None);
         }
-        let mut index = [[NONE; ZoneKind::COUNT]; MAX_NODES];
         for (number, zone) in zones.iter().enumerate() {
             let (node, kind) = (zone.node, zone.kind);
             if !limits.has(kind) {
@@ -222,14 +254,9 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
                 .ok_or(ZonesError::TooMany { given: zones.len() })?;
         }
         let has_memory = |node: NodeId| index[node.index()].iter().any(|slot| *slot != NONE);
-        let order = NodeOrder::new(has_memory, distance);
-        Ok(Self {
-            zones,
-            first: first_zones(&limits, &order, &index),
-            limits,
-            order,
-            index,
-        })
+        order.fill(has_memory, distance);
+        fill_first_zones(limits, order, index, first);
+        Ok(())
     }
 
     /// The zones with memory, in the order in which they were given.
@@ -324,12 +351,12 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
 }
 
 /// For each node and highest kind, the place of the zone that is asked first.
-fn first_zones(
+fn fill_first_zones(
     limits: &ZoneLimits,
     order: &NodeOrder,
     index: &[[u8; ZoneKind::COUNT]; MAX_NODES],
-) -> [[u8; ZoneKind::COUNT]; MAX_NODES] {
-    let mut first = [[NONE; ZoneKind::COUNT]; MAX_NODES];
+    first: &mut [[u8; ZoneKind::COUNT]; MAX_NODES],
+) {
     for home in NodeId::all() {
         for highest in limits.kinds() {
             let mut places = order.of(home).iter().flat_map(|node| {
@@ -340,5 +367,4 @@ fn first_zones(
             first[home.index()][highest.index()] = place;
         }
     }
-    first
 }
