@@ -204,7 +204,7 @@ const WORDS: &[BootCase] = &[
         append: "mem=0",
         ends: Ending::Failure,
         says: &[
-            "kspace: cannot boot: mem=0x0: no RAM below it, RAM begins at 0000000000000000; nothing was changed",
+            "kspace: cannot boot: mem=0x0: no RAM below it, RAM begins at 0000000000001000; nothing was changed",
         ],
         ..BootCase::USUAL
     },

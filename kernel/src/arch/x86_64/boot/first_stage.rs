@@ -141,6 +141,7 @@ fn read_memory_map(
         info!("modified physical RAM map:");
         map.entries().for_each(|entry| info!("modified: {entry}"));
     }
+    withdraw_first_page(&mut map)?;
     map.reserve(image)?;
     if let Some(limit) = command_line.mem {
         let removed = map.limit(limit)?;
@@ -153,6 +154,21 @@ fn read_memory_map(
         return Err(BootError::ImageOutsideRam(image));
     }
     Ok(map)
+}
+
+/// The first page is nobody's, as in Linux (`trim_bios_range`, arch/x86/kernel/setup.c): firmware keeps its own there, whatever its
+/// map says, and a null pointer that is taken for an address hits nothing.
+fn withdraw_first_page(map: &mut MemoryMap) -> Result<(), BootError> {
+    let page = PhysRange::new(PhysAddr::ZERO, FRAME_SIZE);
+    if map.is_ram(page) {
+        let last = page.last();
+        info!(
+            "e820: update [mem {:#010x}-{last:#010x}] usable ==> reserved",
+            page.start()
+        );
+        map.withdraw(page)?;
+    }
+    Ok(())
 }
 
 /// Which memory and CPUs are near to each other; without the firmware's word, or with `numa=off`, all are one node (Linux:
