@@ -45,7 +45,9 @@ impl MemoryMap {
     }
 
     /// Every entry, in order of address.
-    pub fn entries(&self) -> impl DoubleEndedIterator<Item = MemoryEntry> + ExactSizeIterator + '_ {
+    pub fn entries(
+        &self,
+    ) -> impl DoubleEndedIterator<Item = MemoryEntry> + ExactSizeIterator + Clone + '_ {
         self.entries.as_slice().iter().copied()
     }
 

@@ -164,6 +164,13 @@ pub struct CpuSlot {
     pub(super) huge: Stack<HUGE>,
 }
 
+impl CpuSlot {
+    /// How many frames it keeps.
+    fn kept(&self) -> usize {
+        self.small.len() + self.huge.len() * Order::HUGE.frames()
+    }
+}
+
 /// Where a CPU takes from. The trees it has reserved are there plus one; 0 for none. And its part of the count of free frames.
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -286,11 +293,23 @@ impl FrameAllocator<'_> {
         }
     }
 
+    /// How many frames one CPU keeps at most.
+    #[must_use]
+    pub const fn cache_limit(&self) -> usize {
+        SMALL + self.huge_limit * Order::HUGE.frames()
+    }
+
     /// How many frames all CPUs keep, about.
     #[must_use]
     pub fn cached_frames(&self) -> usize {
-        let kept = |slot: &CpuSlot| slot.small.len() + slot.huge.len() * Order::HUGE.frames();
-        self.meta.cpus.iter().map(kept).sum()
+        self.meta.cpus.iter().map(CpuSlot::kept).sum()
+    }
+
+    /// How many frames the CPU with this number keeps, about; none when there is no such CPU.
+    #[must_use]
+    pub fn cached_frames_on(&self, cpu: u16) -> usize {
+        let slot = self.meta.cpus.get(usize::from(cpu));
+        slot.map_or(0, CpuSlot::kept)
     }
 }
 

@@ -35,8 +35,9 @@ impl<'a> Resource<'a> {
 }
 
 impl From<MemoryEntry> for Resource<'_> {
+    /// With the bounds that the firmware stated, as Linux shows them.
     fn from(entry: MemoryEntry) -> Self {
-        Self::new(entry.range(), kind_name(entry.kind()))
+        Self::new(entry.stated(), kind_name(entry.kind()))
     }
 }
 
