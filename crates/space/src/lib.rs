@@ -17,8 +17,10 @@ pub mod direct_map;
 pub mod fault;
 pub mod image;
 pub mod platform;
+pub mod ranges;
 pub mod shootdown;
 mod table_frames;
 pub mod verify;
+mod words;
 
 pub use table_frames::TableFrames;
