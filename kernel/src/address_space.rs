@@ -71,6 +71,7 @@ impl Plan {
             limits: *limits,
             cpus,
             fixed: local_apic.as_slice(),
+            vmemmap: None,
         }
     }
 }

@@ -38,7 +38,7 @@ pub use allocator::{
     MappedBlock, Metadata, MetadataSize, NewError, Order, OrderTooLarge, Owner, PinnedCpu, Record,
     SharedBlock, TREE_FRAMES, TREE_HUGES, Tree, TreeId,
 };
-pub use early::{Counts, EarlyFrames, ReleaseError};
+pub use early::{Counts, EarlyFrames, ReleaseError, WidenError};
 pub use entry::{FirmwareEntry, MemoryEntry, MemoryKind};
 pub use error::MapError;
 pub use map::{Free, MAX_ENTRIES, MemoryMap};

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!   MemoryMap --> direct_map::plan --> direct_map::build --.
-//!                                                          +--> page tables --> verify: are they what layout and map say?
-//!   Layout ----> image::ImageMap ----> image::build -------'                    fault: why did this access fail?
+//!   Layout ----> image::ImageMap ----> image::build -------+--> page tables --> verify: are they what layout and map say?
+//!   Nodes -----> vmemmap::arrange ---> vmemmap::build -----'                    fault: why did this access fail?
 //! ```
 //!
 //! The crate decides *what* is mapped; how an entry looks is [`kspace_paging`]'s business, and where areas lie
@@ -15,12 +15,17 @@
 pub mod cpu_entry;
 pub mod direct_map;
 pub mod fault;
+mod held_frames;
 pub mod image;
+mod page_source;
 pub mod platform;
 pub mod ranges;
 pub mod shootdown;
+mod table_count;
 mod table_frames;
 pub mod verify;
+pub mod vmemmap;
 mod words;
 
+pub use page_source::PageSource;
 pub use table_frames::TableFrames;

@@ -90,6 +90,7 @@ fn build_and_verify<F: EntryFormat>(
         limits: LIMITS,
         cpus: 0,
         fixed: &[],
+        vmemmap: None,
     };
     let verified = verify(&walker, &claims)?;
     assert_eq!(verified.areas, 1);
@@ -190,6 +191,7 @@ fn lowmem_may_end_in_a_hole_between_pieces_of_ram() {
         limits: LIMITS,
         cpus: 0,
         fixed: &[],
+        vmemmap: None,
     };
     let walker = Walker::new(mode, root, &memory).with_limits(LIMITS);
     verify(&walker, &claims).unwrap_or_else(|difference| panic!("{difference}"));

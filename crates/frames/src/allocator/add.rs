@@ -5,8 +5,10 @@
 //! counters and bits written: first everything as reserved, then the range opened.
 //!
 //! **Protocol.** One `add` at a time (a flag; whoever finds it set gets an error). Nobody looks below a tree that is not
-//! present; `present` is set last, with release. In a tree that is present, reserved huge frames and frames that were never
-//! handed out but have their bit set belong to `add` alone; it opens them the way frames are given back, bits first.
+//! present; `present` is set last, with release. Nobody looks at the bits and records of a reserved huge frame. So what is not
+//! looked at need not exist, and memory for it may be mapped just before its frames are added. In a tree that is present,
+//! reserved huge frames and frames that were never handed out but have their bit set belong to `add` alone; it opens them the
+//! way frames are given back, bits first.
 
 use core::fmt;
 

@@ -148,7 +148,9 @@ impl FrameAllocator<'_> {
     #[allow(unsafe_code)] // An unsafe fn is how a promise is asked for; its body has no unsafe operation.
     pub unsafe fn free(&self, pin: &PinnedCpu, pfn: Pfn, order: Order) -> Result<(), FreeError> {
         match self.frame(pfn) {
-            Some(frame) if frame.is_aligned(order) => self.free_id(Some(pin), frame, order),
+            Some(frame) if frame.is_aligned(order) && self.has_books(frame) => {
+                self.free_id(Some(pin), frame, order)
+            }
             _ => Err(self.refuse(pfn, order)),
         }
     }
@@ -219,6 +221,7 @@ impl FrameAllocator<'_> {
                 last: self.pfn(FrameId::new(self.meta.records.len() - 1)),
             },
             Some(frame) if !frame.is_aligned(order) => FreeProblem::Misaligned,
+            Some(frame) if !self.has_books(frame) => FreeProblem::Reserved,
             Some(frame) => self.problem_of(frame, order),
         };
         FreeError {

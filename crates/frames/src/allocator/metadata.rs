@@ -103,18 +103,32 @@ impl<'m> Metadata<'m> {
     /// is made of it use them as long as `'m` lasts.
     #[cfg(not(feature = "loom"))]
     #[must_use]
-    #[allow(unsafe_code)] // The one place where bytes become records; everything above it is safe.
+    #[allow(unsafe_code)] // A promise passed on.
     pub unsafe fn from_zeroed(memory: NonNull<u8>, size: MetadataSize) -> Self {
-        let offsets = size.offsets();
+        let [cpus, trees, huges, bits, records, _] = size.offsets();
+        // SAFETY: the offsets come from the same size, each a multiple of 64, and the contract is that of `at`.
+        unsafe { Self::at(memory, [cpus, trees, huges, bits, records], size) }
+    }
+
+    /// The arrays at these offsets from `memory`, in the order of the fields.
+    ///
+    /// # Safety
+    ///
+    /// Each array is aligned for its type, does not wrap around the end of memory, is all zero where it is ever looked at, and
+    /// used by this value and what is made of it alone as long as `'m` lasts; but of records, each allocator uses those of
+    /// frames that were added to it.
+    #[cfg(not(feature = "loom"))]
+    #[allow(unsafe_code)] // The one place where bytes become records; everything above it is safe.
+    pub(crate) unsafe fn at(memory: NonNull<u8>, offsets: [usize; 5], size: MetadataSize) -> Self {
         /// # Safety
         ///
-        /// As for `from_zeroed`; `offset` is aligned for `T`, which is valid as zeros and only made of atomics.
+        /// As for `at`; `offset` is aligned for `T`, which is valid as zeros and only made of atomics.
         unsafe fn part<'m, T>(memory: NonNull<u8>, offset: usize, len: usize) -> &'m [T] {
             // SAFETY: by the contract, in bounds, aligned, zeroed, and ours for 'm.
             unsafe { NonNull::slice_from_raw_parts(memory.add(offset).cast::<T>(), len).as_ref() }
         }
-        // SAFETY: the offsets come from the same size, each a multiple of 64; all five types consist of atomics alone, for
-        // which zeros are a value, and which may be changed behind a shared reference.
+        // SAFETY: by the contract; all five types consist of atomics alone, for which zeros are a value, and which may be changed
+        // behind a shared reference. Parts that are never looked at are never accessed.
         unsafe {
             Self {
                 cpus: part(memory, offsets[0], size.cpus),

@@ -4,7 +4,7 @@ use kspace_layout::Pfn;
 
 use super::bits::{HugeBits, WORDS};
 use super::cache::{CpuSlot, HUGE, PinnedCpu, SMALL};
-use super::huge::Counter;
+use super::huge::{Counter, Fill};
 use super::index::{FrameId, HugeId, Order, TREE_HUGES, TreeId};
 use super::metadata::Metadata;
 use super::record::{History, Record};
@@ -117,11 +117,18 @@ impl<'m> FrameAllocator<'m> {
         self.meta.trees.iter().map(whole).sum()
     }
 
-    /// What the record of a frame says; `None` outside the span.
+    /// What the record of a frame says; `None` outside the span and where no memory was added.
     #[must_use]
     pub fn history(&self, pfn: Pfn) -> Option<History> {
-        let frame = self.frame(pfn)?;
+        let frame = self.frame(pfn).filter(|frame| self.has_books(*frame))?;
         self.record(frame).map(Record::history)
+    }
+
+    /// Whether there is anything to look at for a frame that somebody names by number: books are backed only where memory was
+    /// added (`add` has the protocol).
+    #[inline]
+    pub(super) fn has_books(&self, frame: FrameId) -> bool {
+        self.tree(frame.tree()).is_present() && self.counter(frame.huge()).fill() != Fill::Reserved
     }
 
     /// The number of a frame of the span.

@@ -3,7 +3,7 @@
 //! ```text
 //!   MemoryMap + affinities --> Nodes --------> ZoneSpan per node and kind ----> Zone (an allocator, marks) --> Zones
 //!                              |  |                                               ^
-//!                              |  '--> RecordPlan: where records of frames are    Reserves: min, low, high, protection
+//!                              |  '--> Vmemmap: where the allocators' books are  Reserves: min, low, high, protection
 //!                              '-----> sections of 128 MiB
 //! ```
 //!
@@ -20,6 +20,7 @@ mod frames;
 mod kind;
 mod node;
 mod pageset;
+mod possible;
 mod request;
 mod reserves;
 mod section;
@@ -36,10 +37,11 @@ pub use frames::ZoneFrames;
 pub use kind::{ZoneKind, ZoneLimits};
 pub use node::{MAX_NODES, NodeBlock, NodeError, NodeId, Nodes};
 pub use pageset::{batch, stat_threshold};
+pub use possible::PossibleZone;
 pub use request::{Fallback, Request, Urgency};
 pub use reserves::{Protection, Reserves, Tuning, TuningError, Watermarks, ZoneShare};
 pub use section::{SECTION_BYTES, Section};
 pub use span::ZoneSpan;
-pub use vmemmap::{RecordPlan, RecordRun, RecordRuns, RecordSizeError};
+pub use vmemmap::{MAX_ZONES, RECORD_BYTES, Vmemmap, VmemmapError, VmemmapPlan, VmemmapRun};
 pub use zonelist::{LOCAL_DISTANCE, NodeOrder, REMOTE_DISTANCE};
 pub use zones::{Zone, Zones};

@@ -101,7 +101,9 @@ impl Nodes {
     /// The zone of a node and kind; without frames when the node has no memory there.
     #[must_use]
     pub fn zone(&self, limits: &ZoneLimits, node: NodeId, kind: ZoneKind) -> ZoneSpan {
-        let bounds = self.zone_bounds(limits, node, kind);
+        let bounds = self
+            .bounds_of(node)
+            .and_then(|bounds| self.zone_bounds(limits, node, kind, bounds));
         let (start, end) = bounds.filter(|(start, end)| start < end).unwrap_or((0, 0));
         let inside = self.blocks_of(node).map(|block| {
             let first = block.range.start().pfn().as_u64().max(start);
@@ -116,8 +118,14 @@ impl Nodes {
         }
     }
 
-    fn zone_bounds(&self, limits: &ZoneLimits, node: NodeId, kind: ZoneKind) -> Option<(u64, u64)> {
-        let (node_start, node_end) = self.bounds_of(node)?;
+    /// The frames of a kind between the bounds of a node's memory: the first and the one after the last, which may lie below it.
+    pub(super) fn zone_bounds(
+        &self,
+        limits: &ZoneLimits,
+        node: NodeId,
+        kind: ZoneKind,
+        (node_start, node_end): (u64, u64),
+    ) -> Option<(u64, u64)> {
         let movable = limits
             .movable_start(node, self.end())
             .filter(|first| *first < node_end);

@@ -7,8 +7,8 @@ use kspace_paging::{
     EditError, Editor, EntryFormat, FrameSource, PhysMemory, Protection, Run as Mapping, Walker,
 };
 
-use super::held_frames::HeldFrames;
 use super::{Plan, table_frames_needed};
+use crate::held_frames::HeldFrames;
 
 /// Maps everything that `plan` covers, at the addresses that `layout` gives it: global, never executable (but see
 /// [`Plan::with_image`] for 32 bits), and read-only where the plan says so. Returns the least number of tables that it
@@ -42,7 +42,8 @@ pub fn build<F: EntryFormat, M: PhysMemory, S: FrameSource>(
         return Err(BuildError::NotEmpty { found });
     }
     let needed = table_frames_needed(plan, area.start());
-    let held = HeldFrames::take(editor.memory(), editor.frames(), needed)?;
+    let held = HeldFrames::take(editor.memory(), editor.frames(), needed)
+        .map_err(|had| BuildError::OutOfFrames { needed, had })?;
     // SAFETY: this is the same address space, over which the caller's editor is the authority. `map` returns no token and frees
     // no table; the tables it makes are frames of the caller's source, to which the caller's editor may give them back.
     let held_editor = unsafe {

@@ -5,7 +5,6 @@
 //! - [`build`]: the plan as page tables.
 
 mod build;
-mod held_frames;
 mod plan;
 mod tables;
 

@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use kspace_frames::zone::VmemmapPlan;
 use kspace_layout::{CpuEntryArea, EntryPart, FRAME_SIZE, PageSize, PhysAddr, VirtAddr, VirtRange};
 use kspace_paging::{Access, Attributes, Protection};
 
@@ -117,6 +118,20 @@ pub(super) fn cpu_entry(area: CpuEntryArea, cpus: u32) -> impl Iterator<Item = E
             page: None,
             protection: Protection::kernel(access),
         })
+}
+
+pub(super) fn vmemmap(
+    plan: VmemmapPlan<'_>,
+    area: VirtRange,
+) -> impl Iterator<Item = Expected> + '_ {
+    plan.runs().map_while(move |run| {
+        Some(Expected {
+            virt: run.range(area.start())?,
+            phys: None,
+            page: Some(run.page()),
+            protection: Protection::KERNEL_DATA,
+        })
+    })
 }
 
 pub(super) fn fixed(pages: &[FixedPage], area: VirtRange) -> impl Iterator<Item = Expected> + '_ {

@@ -6,6 +6,7 @@
 //!   kernel image (built)         every section with its own rights, nothing between them
 //!   CPU entry area (built)       IDT and every part of each CPU, on RAM; the guards stay unmapped
 //!   fixmap (built)               the pages that the kernel says it has set
+//!   vmemmap                      with a plan exactly that: where pages are, their sizes, rights, on RAM; without one nothing
 //!   another built area           no writable and executable page, no user page
 //!   anything else                nothing: user half, reserved areas, holes
 //! ```
@@ -21,6 +22,7 @@ mod rows;
 use core::fmt;
 
 use kspace_frames::MemoryMap;
+use kspace_frames::zone::VmemmapPlan;
 use kspace_layout::{Area, AreaKind, AreaState, Layout, Place, VirtRange};
 use kspace_paging::{EntryRead, Limits, Walker};
 
@@ -46,6 +48,18 @@ pub struct Claims<'a> {
     pub cpus: u32,
     /// The pages of the fixmap that are set, in ascending order of address.
     pub fixed: &'a [FixedPage],
+    /// What is backed of area vmemmap, once it is built.
+    pub vmemmap: Option<VmemmapPlan<'a>>,
+}
+
+impl Claims<'_> {
+    /// Whether this kernel maps anything in an area: vmemmap when there is a plan for it, the others as the layout says.
+    fn is_built(&self, area: Area) -> bool {
+        match area.kind() {
+            AreaKind::Vmemmap => self.vmemmap.is_some(),
+            _ => area.state() == AreaState::Built,
+        }
+    }
 }
 
 /// Holds the tables that `walker` reads against `claims`.
@@ -126,7 +140,7 @@ impl<M: EntryRead + ?Sized> Check<'_, '_, M> {
                 self.verified.holes += 1;
                 self.nothing(hole.range())
             }
-            Place::Area { area, .. } if area.state() == AreaState::Built => {
+            Place::Area { area, .. } if self.claims.is_built(area) => {
                 self.verified.areas += 1;
                 self.area(area)
             }
@@ -145,6 +159,7 @@ impl<M: EntryRead + ?Sized> Check<'_, '_, M> {
             limits,
             cpus,
             fixed,
+            vmemmap,
         } = self.claims;
         let (range, image) = (area.range(), self.image);
         match area.kind() {
@@ -166,6 +181,12 @@ impl<M: EntryRead + ?Sized> Check<'_, '_, M> {
                 )
             }
             AreaKind::Fixmap => self.exactly(range, expect::fixed(fixed, range)),
+            AreaKind::Vmemmap => {
+                let expected = vmemmap
+                    .into_iter()
+                    .flat_map(|plan| expect::vmemmap(plan, range));
+                self.exactly(range, expected)
+            }
             _ => self.rules_only(range),
         }
     }

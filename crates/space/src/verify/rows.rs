@@ -2,9 +2,7 @@
 //!
 //! This is a second reading. The areas have been checked one by one before; here only what a person reads counts.
 
-use kspace_layout::{
-    AreaKind, AreaState, FRAME_SIZE, PhysRange, Row, RowKind, VirtAddr, VirtRange,
-};
+use kspace_layout::{AreaKind, FRAME_SIZE, PhysRange, Row, RowKind, VirtAddr, VirtRange};
 use kspace_paging::{EntryRead, Run, Walker};
 
 use super::compare::can_forbid_execution;
@@ -97,7 +95,7 @@ fn area_row<M: EntryRead + ?Sized>(
     if claims
         .layout
         .area(kind)
-        .is_some_and(|area| area.state() == AreaState::Built)
+        .is_some_and(|area| claims.is_built(area))
     {
         return Ok(());
     }

@@ -106,6 +106,7 @@ impl Machine {
             limits: self.limits,
             cpus: 1,
             fixed: &self.fixed,
+            vmemmap: None,
         }
     }
 

@@ -1,16 +1,13 @@
-//! Frames set aside for one build, so that it cannot run out of them half-way.
+//! Frames set aside for one build, so that it cannot run out of them half-way: of page tables, or pages of any size.
 
 use core::cell::Cell;
 
 use kspace_layout::PhysAddr;
 use kspace_paging::{FrameSource, PhysMemory, RawEntry};
 
-use super::BuildError;
-
 /// A frame source that has taken its frames from another beforehand. Each frame it holds is zero but for its first eight
-/// bytes, which hold the address of the frame taken before it. What is left when it is dropped goes back, the newest first,
-/// which is the order that an early source can undo without remembering them.
-pub(super) struct HeldFrames<'a, M: PhysMemory, S: FrameSource> {
+/// bytes, which hold the address of the frame taken before it. What is left when it is dropped goes back, the newest first.
+pub(crate) struct HeldFrames<'a, M: PhysMemory, S: FrameSource> {
     memory: &'a M,
     source: &'a S,
     newest: Cell<Option<PhysAddr>>,
@@ -22,8 +19,8 @@ impl<'a, M: PhysMemory, S: FrameSource> HeldFrames<'a, M, S> {
     ///
     /// # Errors
     ///
-    /// [`BuildError::OutOfFrames`].
-    pub(super) fn take(memory: &'a M, source: &'a S, needed: u64) -> Result<Self, BuildError> {
+    /// How many there were.
+    pub(crate) fn take(memory: &'a M, source: &'a S, needed: u64) -> Result<Self, u64> {
         let held = Self {
             memory,
             source,
@@ -32,11 +29,10 @@ impl<'a, M: PhysMemory, S: FrameSource> HeldFrames<'a, M, S> {
         };
         while held.count.get() < needed {
             let had = held.count.get();
-            let out_of_frames = BuildError::OutOfFrames { needed, had };
-            let frame = source.allocate().ok_or(out_of_frames)?;
+            let frame = source.allocate().ok_or(had)?;
             if !held.hold(frame) {
                 source.release(frame);
-                return Err(out_of_frames);
+                return Err(had);
             }
         }
         Ok(held)
