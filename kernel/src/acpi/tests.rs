@@ -210,3 +210,57 @@ fn a_machine_without_a_madt_says_so() {
         "ACPI: there is no MADT; only the boot CPU is used"
     );
 }
+
+const SRAT: usize = 0x2080;
+
+/// A machine whose SRAT says that CPU 5 and the first MiB are near to each other.
+fn machine_with_srat() -> Memory {
+    let mut memory = machine(&[&local_apic(0, 1)]);
+    memory.0.resize(0x2200, 0);
+    put(&mut memory.0, RSDT + 44, &(SRAT as u32).to_le_bytes());
+    header(&mut memory.0, RSDT, b"RSDT", 48);
+    put(&mut memory.0, SRAT + 48, &[0, 16, 7, 5, 1]);
+    put(&mut memory.0, SRAT + 64, &[1, 40, 7]);
+    put(&mut memory.0, SRAT + 64 + 18, &[0x10]);
+    put(&mut memory.0, SRAT + 64 + 28, &[1]);
+    header(&mut memory.0, SRAT, b"SRAT", 104);
+    memory
+}
+
+fn read_topology(memory: &Memory) -> (usize, Vec<std::string::String>) {
+    let mut notes = Vec::new();
+    let rsdp = Some(PhysAddr::new(RSDP as u64));
+    let topology = topology(memory, rsdp, |note| notes.push(note.to_string()));
+    (topology.affinities().len(), notes)
+}
+
+#[test]
+fn the_affinities_are_found_by_way_of_the_rsdp() {
+    let said = "ACPI: SRAT: Node 0 PXM 7 [mem 0x00000000-0x000fffff]".to_string();
+    assert_eq!(read_topology(&machine_with_srat()), (1, vec![said]));
+    assert_eq!(read_topology(&machine(&[])), (0, vec![]));
+}
+
+#[test]
+fn affinities_that_were_changed_on_the_way_are_not_used() {
+    let mut memory = machine_with_srat();
+    memory.0[SRAT + 64 + 18] ^= 1;
+    let said = "ACPI: SRAT: its bytes do not add up to zero; it is not used".to_string();
+    assert_eq!(read_topology(&memory), (0, vec![said]));
+    // Cut off in memory, and longer than any table.
+    let mut memory = machine_with_srat();
+    memory.0.truncate(SRAT + 103);
+    let unread = |size: usize| {
+        let said =
+            "bytes at 0000000000002080 cannot be read; if it is SRAT or SLIT, it is not used";
+        vec![std::format!("ACPI: a table of {size} {said}")]
+    };
+    assert_eq!(read_topology(&memory), (0, unread(104)));
+    let mut memory = machine_with_srat();
+    put(&mut memory.0, SRAT + 4, &u32::MAX.to_le_bytes());
+    assert_eq!(read_topology(&memory), (0, unread(36)));
+    // No table of tables at all: that was said when processors were looked for.
+    let mut memory = machine_with_srat();
+    memory.0[RSDT] = 0;
+    assert_eq!(read_topology(&memory), (0, vec![]));
+}

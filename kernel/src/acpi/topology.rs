@@ -221,6 +221,13 @@ pub enum TopologyNote {
         /// Memory can be plugged in and out.
         hot_pluggable: bool,
     },
+    /// A table that cannot be read, so that nobody knows which one it is.
+    Unreadable {
+        /// Where.
+        at: u64,
+        /// Its length in bytes.
+        size: usize,
+    },
     /// A table whose bytes do not add up to zero; not used.
     BadSum {
         /// Its signature.
@@ -302,6 +309,10 @@ impl fmt::Display for TopologyNote {
                     "ACPI: SRAT: Node {node} PXM {domain} [mem {start:#010x}-{last:#010x}]{plug}"
                 )
             }
+            Self::Unreadable { at, size } => write!(
+                f,
+                "ACPI: a table of {size} bytes at {at:016x} cannot be read; if it is SRAT or SLIT, it is not used"
+            ),
             Self::BadSum { table } => write!(
                 f,
                 "ACPI: {table}: its bytes do not add up to zero; it is not used"
@@ -366,6 +377,9 @@ pub fn topology(
     };
     let srat = tables.find_table::<Srat>().ok();
     let slit = tables.find_table::<Slit>().ok();
+    if let Some(AcpiProblem::BadTable { at, size }) = problem.get() {
+        note(TopologyNote::Unreadable { at, size });
+    }
     let Some(srat) = srat.as_ref().and_then(|table| sound(table, &mut note)) else {
         return Topology::ONE_NODE;
     };
