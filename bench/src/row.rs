@@ -49,3 +49,35 @@ impl fmt::Display for Row {
         )
     }
 }
+
+/// Why there are no rows.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    message: String,
+    /// Whether the caller's words were wrong, not what was done with them.
+    pub(crate) usage: bool,
+}
+
+impl Refused {
+    /// Something that should work did not.
+    pub(crate) fn failed(message: String) -> Self {
+        Self {
+            message,
+            usage: false,
+        }
+    }
+
+    /// What was asked for makes no sense.
+    pub(crate) fn usage(message: String) -> Self {
+        Self {
+            message,
+            usage: true,
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}

@@ -59,13 +59,14 @@ usage: cargo xtask test [--all] [FILTER] [OPTIONS]
 ";
 
 const BENCH: &str = "  cargo xtask bench                                all tables
-  cargo xtask bench paging                         one of them: paging or cpus
+  cargo xtask bench paging                         one of them: paging, cpus or frames
   cargo xtask bench --json                         rows {bench, name, unit, ours, peer, peer_name, ratio}
 
 usage: cargo xtask bench [NAME] [--json] [--peer DIR] [OPTIONS]
 
   --json           an array of rows on standard output; a ratio above 1 means ours is better
-  --peer DIR       a directory with a peer to measure beside ours; the peers of the bench paging are crates and need none
+  --peer DIR       a checkout of github.com/luhsra/llfree-rs, which the bench frames builds and measures beside ours and beside
+                   crates; nothing of it is kept
 ";
 
 const HOST: &str = "

@@ -1,5 +1,5 @@
-//! What the allocators are asked to do, the same for each. Nothing here knows any of them: a program that drives another
-//! allocator can take this file as it is.
+//! What the allocators are asked to do, the same for each. Nothing here knows any of them: the program that drives LLFree takes
+//! this file as it is.
 
 use std::hint::black_box;
 use std::sync::Barrier;
@@ -18,6 +18,15 @@ pub trait Contender: Sync {
     fn allocate(&self, cpu: &Self::Cpu, order: usize) -> Option<usize>;
     /// Takes them back.
     fn free(&self, cpu: &Self::Cpu, frame: usize, order: usize);
+    /// 2^order frames, taken and given back at once; whether there were any.
+    #[inline(always)]
+    fn pair(&self, cpu: &Self::Cpu, order: usize) -> bool {
+        let frame = self.allocate(cpu, order);
+        if let Some(frame) = frame {
+            self.free(cpu, frame, order);
+        }
+        frame.is_some()
+    }
     /// Whatever a CPU keeps goes back to all.
     fn drain(&self, cpu: &Self::Cpu);
 }
@@ -86,8 +95,8 @@ pub fn run<C: Contender>(contender: &C, load: Load, threads: usize) -> f64 {
         let (time, count) = match load {
             Load::Pair => pairs::<C, 0>(contender, &cpu, 1_000_000),
             Load::HugePair => pairs::<C, 9>(contender, &cpu, 1_000_000),
-            Load::Bulk => bulk(contender, &cpu, 0, 4),
-            Load::HugeBulk => bulk(contender, &cpu, 9, 400),
+            Load::Bulk => bulk::<C, 0>(contender, &cpu, 4),
+            Load::HugeBulk => bulk::<C, 9>(contender, &cpu, 400),
             Load::RandomFree => random_free(contender, &cpu),
             Load::Mixed => return mixed(contender, &cpu, number),
         };
@@ -115,37 +124,61 @@ pub fn run<C: Contender>(contender: &C, load: Load, threads: usize) -> f64 {
     figures.iter().sum::<f64>() / threads as f64
 }
 
+/// The word with which a program is started whose instructions are counted: `--count-pairs ORDER PAIRS`.
+pub const COUNT_PAIRS: &str = "--count-pairs";
+
+/// What it then does with the words that follow: so many pairs of the order, or as often nothing, for the order `none`.
+/// Whether the words made sense.
+pub fn count_pairs<C: Contender>(contender: &C, mut words: impl Iterator<Item = String>) -> bool {
+    let order = words.next();
+    let Some(count) = words.next().and_then(|word| word.parse().ok()) else {
+        return false;
+    };
+    let cpu = contender.cpu(0);
+    match order.as_deref() {
+        Some("0") => drop(pairs::<C, 0>(contender, &cpu, count)),
+        Some("9") => drop(pairs::<C, 9>(contender, &cpu, count)),
+        Some("none") => (0..count).for_each(|number| {
+            black_box(number);
+        }),
+        _ => return false,
+    }
+    true
+}
+
 /// So many pairs of one order, which the code knows, as that of a kernel does; the time they take, and how many.
 #[inline(never)]
-pub fn pairs<C: Contender, const ORDER: usize>(
+fn pairs<C: Contender, const ORDER: usize>(
     contender: &C,
     cpu: &C::Cpu,
     count: usize,
 ) -> (Duration, usize) {
     let start = Instant::now();
     for _ in 0..count {
-        if let Some(frame) = contender.allocate(cpu, ORDER) {
-            contender.free(cpu, black_box(frame), ORDER);
+        if !contender.pair(black_box(cpu), ORDER) {
+            return (Duration::MAX, count);
         }
     }
     (start.elapsed(), count)
 }
 
-fn bulk<C: Contender>(
+fn bulk<C: Contender, const ORDER: usize>(
     contender: &C,
     cpu: &C::Cpu,
-    order: usize,
     rounds: usize,
 ) -> (Duration, usize) {
-    let count = (FRAMES_A_THREAD / 2) >> order;
+    let count = (FRAMES_A_THREAD / 2) >> ORDER;
     let mut frames = Vec::with_capacity(count);
-    let start = Instant::now();
-    for _ in 0..rounds {
-        frames.extend((0..count).filter_map(|_| contender.allocate(cpu, order)));
+    let mut round = || {
+        frames.extend((0..count).filter_map(|_| contender.allocate(cpu, ORDER)));
         for frame in frames.drain(..) {
-            contender.free(cpu, frame, order);
+            contender.free(cpu, frame, ORDER);
         }
-    }
+    };
+    // The host gives books their pages at the first touch; a kernel's are there from boot.
+    round();
+    let start = Instant::now();
+    (0..rounds).for_each(|_| round());
     (start.elapsed(), rounds * count)
 }
 

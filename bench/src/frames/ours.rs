@@ -75,6 +75,21 @@ impl Contender for Ours {
         }
     }
 
+    /// By the owned value: it needs no check that a number could be one of a block.
+    #[inline(always)]
+    fn pair(&self, cpu: &PinnedCpu, order: usize) -> bool {
+        let Ok(order) = Order::try_new(order as u32) else {
+            return false;
+        };
+        let Ok(block) = self.0.allocate(cpu, order, Owner::USER) else {
+            return false;
+        };
+        if let Err(error) = block.free(cpu) {
+            wrong(&error);
+        }
+        true
+    }
+
     fn drain(&self, cpu: &PinnedCpu) {
         self.0.drain(cpu);
     }

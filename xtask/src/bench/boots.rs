@@ -17,15 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// From entry to the printed block; the host part of this bench is in `kspace-bench`.
 const PAGING: &str = "paging";
 /// Bring-up and shootdown.
-const CPUS: &str = "cpus";
+pub(super) const CPUS: &str = "cpus";
 
 /// The kernel's line that says how far its counter has come when the block stands in the log; here a tick is an instruction.
 const COUNTED: &str = "ticks of the time-stamp counter from entry to the block";
-
-/// Whether all rows of this bench come from boots.
-pub(super) fn has_no_host_part(name: &str) -> bool {
-    name == CPUS
-}
 
 /// The rows of the bench called `name`, or of all.
 pub(super) fn rows(name: Option<&str>, options: &HostOptions) -> Result<Vec<Row>> {

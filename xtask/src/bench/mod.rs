@@ -13,6 +13,10 @@ use serde_json::{Value, json};
 use crate::arguments::BenchOptions;
 use crate::failure::{Failure, Result};
 use crate::host::command::{captured, cargo};
+use crate::nearest::hint;
+
+/// All there are, those with a host part as `kspace-bench` calls them.
+const BENCHES: [&str; 3] = ["paging", boots::CPUS, "frames"];
 
 /// Measures what `options` name and prints it.
 ///
@@ -20,14 +24,16 @@ use crate::host::command::{captured, cargo};
 ///
 /// When something does not build, run or boot, or there is no such bench.
 pub(crate) fn bench(options: &BenchOptions) -> Result {
-    if let Some(peer) = &options.peer {
-        let peer = peer.display();
-        eprintln!(
-            "kspace: bench: the peers so far are crates, built with the benches; nothing reads {peer}"
-        );
+    let known = |name: &String| BENCHES.contains(&name.as_str());
+    if let Some(unknown) = options.name.as_ref().filter(|name| !known(name)) {
+        return Err(Failure::usage(format!(
+            "bench: no bench is called \"{unknown}\"{}. All of them: {}",
+            hint(unknown, &BENCHES),
+            BENCHES.join(", ")
+        )));
     }
-    let only_boots = options.name.as_deref().is_some_and(boots::has_no_host_part);
-    let mut rows = if only_boots {
+    // All rows of this one come from boots.
+    let mut rows = if options.name.as_deref() == Some(boots::CPUS) {
         Vec::new()
     } else {
         host_rows(options)?
@@ -163,8 +169,8 @@ fn tables(rows: &[Row]) -> String {
     text
 }
 
-/// How `kspace-bench` ends when it knows no bench of the name it was given.
-const UNKNOWN_NAME: i32 = 2;
+/// How `kspace-bench` ends when what it was given makes no sense.
+const USAGE: i32 = 2;
 
 /// The rows of the benches that run on the host.
 fn host_rows(options: &BenchOptions) -> Result<Vec<Row>> {
@@ -179,14 +185,16 @@ fn host_rows(options: &BenchOptions) -> Result<Vec<Row>> {
         "--",
     ]);
     command.args(&options.name).arg("--json");
+    if let Some(peer) = &options.peer {
+        command.arg("--peer").arg(peer);
+    }
     let output = captured(&mut command)?;
     let messages = String::from_utf8_lossy(&output.stderr);
-    // The benches know their own names; a name that is none of them is the caller's mistake, not a failed measurement.
-    if output.status.code() == Some(UNKNOWN_NAME) {
-        let message = messages.trim();
-        return Err(Failure::usage(
-            message.strip_prefix("kspace-bench: ").unwrap_or(message),
-        ));
+    // A peer that is none is the caller's mistake, not a failed measurement.
+    if output.status.code() == Some(USAGE) {
+        // What the compiler had to say stands before it.
+        let (_, message) = messages.split_once("kspace-bench: ").unwrap_or_default();
+        return Err(Failure::usage(format!("bench: {}", message.trim())));
     }
     if !output.status.success() {
         eprint!("{messages}");
