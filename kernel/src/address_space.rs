@@ -8,6 +8,7 @@ use core::fmt;
 use kspace::image::{ImageError, ImageMap};
 use kspace::verify::{Claims, FixedPage};
 use kspace::{TableFrames, cpu_entry, direct_map, image};
+use kspace_frames::zone::VmemmapPlan;
 use kspace_frames::{EarlyFrames, MemoryMap};
 use kspace_layout::{
     AddressError, EntryPart, EntryStack, FRAME_SIZE, FixmapSlot, Layout, PageSize, PhysAddr,
@@ -57,8 +58,9 @@ impl Plan {
         }
     }
 
-    /// The plan as the library's verification takes it, for a kernel in which `cpus` CPUs have entry areas.
-    pub fn claims(&self, cpus: u32) -> Claims<'_> {
+    /// The plan as the library's verification takes it, for a kernel in which `cpus` CPUs have entry areas and this much of vmemmap is
+    /// backed.
+    pub fn claims<'a>(&'a self, cpus: u32, vmemmap: Option<VmemmapPlan<'a>>) -> Claims<'a> {
         let Self {
             layout,
             memory_map,
@@ -71,7 +73,7 @@ impl Plan {
             limits: *limits,
             cpus,
             fixed: local_apic.as_slice(),
-            vmemmap: None,
+            vmemmap,
         }
     }
 }

@@ -36,6 +36,8 @@ pub struct CommandLine {
     pub measure: bool,
     /// `stress=N`: let every CPU map, use, unmap and reuse this many times, and check what it reads.
     pub stress: Option<u64>,
+    /// `stress-frames=N`: let every CPU allocate, fill, check and free memory in so many rounds, then use it up.
+    pub stress_frames: Option<u64>,
     /// `seed=N`: what the stress delays at random follows from this; 0 means no delays. Without it each boot draws one.
     pub seed: Option<u64>,
     /// `provoke=NAME`: provoke a fault once booted, to see it explained.
@@ -131,7 +133,7 @@ impl fmt::Display for Rejected<'_> {
             Self::Unknown(word) => write!(
                 f,
                 "command line: \"{word}\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
-                 show= dmesg halt measure stress= seed= provoke="
+                 show= dmesg halt measure stress= stress-frames= seed= provoke="
             ),
             Self::BadSize(word, error) => {
                 write!(f, "command line: \"{word}\" was not used: {error}")
@@ -214,6 +216,8 @@ impl CommandLine {
                 } else if let Some(value) = word.strip_prefix("show=") {
                     self.show =
                         Shown::parse(value).map_err(|name| Rejected::UnknownText { word, name })?;
+                } else if let Some(value) = word.strip_prefix("stress-frames=") {
+                    self.stress_frames = Some(number(word, value)?);
                 } else if let Some(value) = word.strip_prefix("stress=") {
                     self.stress = Some(number(word, value)?);
                 } else if let Some(value) = word.strip_prefix("seed=") {
@@ -251,7 +255,7 @@ mod tests {
     #[test]
     fn known_words_are_taken_and_spaces_ignored() {
         let (parsed, messages) = check(
-            b"  nokaslr no5lvl\tnogbpages  mem=64M numa=off min_free_kbytes=4096 show=iomem,zoneinfo dmesg halt measure stress=5 seed=7 \
+            b"  nokaslr no5lvl\tnogbpages  mem=64M numa=off min_free_kbytes=4096 show=iomem,zoneinfo dmesg halt measure stress=5 stress-frames=6 seed=7 \
               provoke=null ",
         );
         assert_eq!(messages, Vec::<String>::new());
@@ -267,6 +271,7 @@ mod tests {
             halt: true,
             measure: true,
             stress: Some(5),
+            stress_frames: Some(6),
             seed: Some(7),
             provoke: Some(Provocation::Null),
         };
@@ -281,12 +286,12 @@ mod tests {
             messages,
             [
                 "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
-                 show= dmesg halt measure stress= seed= provoke=",
+                 show= dmesg halt measure stress= stress-frames= seed= provoke=",
                 "command line: the word at byte 8 is not UTF-8 and was not used",
                 "command line: \"provoke=fire\" was not used; provoke= knows write-text write-rodata write-text-alias \
                  execute-data null non-canonical stack-overflow guard-page vmalloc direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere",
                 "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
-                 show= dmesg halt measure stress= seed= provoke=",
+                 show= dmesg halt measure stress= stress-frames= seed= provoke=",
                 "command line: \"stress=-1\" was not used: its value is no decimal number",
             ]
         );

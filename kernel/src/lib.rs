@@ -8,13 +8,17 @@
 //!   arch/x86_64/boot/     from the loader's 32-bit mode to the kernel's own address space
 //!   arch/x86_64/          descriptors, traps, CPU features, clock, console: all that is x86-64
 //!   address_space.rs      builds the layout, the tables, and checks them: no instruction of any architecture
+//!   memory/               nodes, zones, the heap
 //!   report.rs             what the boot log says
 //! ```
 //!
 //! Dependencies: `uart_16550` (serial console), `x86_64` (descriptor tables, control registers, ports), `raw-cpuid` (CPU
-//! features by name), `spin` (a lock before there is a scheduler).
+//! features by name), `spin` (a lock before there is a scheduler), `talc` (the heap; [why](memory::heap)).
 
 #![cfg_attr(not(test), no_std)]
+
+#[cfg(target_os = "none")]
+extern crate alloc;
 
 pub mod acpi;
 pub mod command_line;
@@ -28,6 +32,8 @@ pub mod vmcoreinfo;
 mod address_space;
 #[cfg(target_os = "none")]
 mod arch;
+#[cfg(target_os = "none")]
+mod memory;
 #[cfg(target_os = "none")]
 mod panic;
 #[cfg(target_os = "none")]

@@ -1,36 +1,9 @@
-//! What the boot log says about memory, in Linux's words where Linux has some.
+//! What the boot log says about the layout.
 
-use kspace_frames::{EarlyFrames, MemoryMap};
-use kspace_layout::{Block, FRAME_SIZE, Layout, SectionKind, VirtAddr};
+use kspace_frames::MemoryMap;
+use kspace_layout::{Block, FRAME_SIZE, Layout, VirtAddr};
 
 use crate::info;
-
-/// The line before the block, after Linux's `mem_init_print_info` (mm/mm_init.c).
-pub fn memory(map: &MemoryMap, layout: &Layout, frames: &EarlyFrames) {
-    let section = |kind| {
-        let image = layout.image();
-        image
-            .and_then(|image| image.section(kind))
-            .map_or(0, |range| range.size() / 1024)
-    };
-    let total = map.ram_bytes() / 1024;
-    let counts = frames.counts();
-    let reserved: u64 = map.reserved().map(|range| range.size() / 1024).sum();
-    let used = reserved + counts.in_use * FRAME_SIZE / 1024;
-    info!(
-        "Memory: {}K/{total}K available ({}K kernel code, {}K rwdata, {}K rodata, {}K init, {}K bss, {used}K reserved)",
-        total.saturating_sub(used),
-        section(SectionKind::Text),
-        section(SectionKind::Data),
-        section(SectionKind::Rodata),
-        section(SectionKind::InitText) + section(SectionKind::InitData),
-        section(SectionKind::Bss),
-    );
-    info!(
-        "page tables and entry stacks: {}K",
-        counts.in_use * FRAME_SIZE / 1024
-    );
-}
 
 /// The block, each line a record of its own.
 pub fn layout(layout: &Layout) {

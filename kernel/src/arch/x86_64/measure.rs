@@ -76,7 +76,9 @@ fn messages(handoff: &Handoff, others: u64) {
     let Some(memory) = handoff.memory() else {
         return;
     };
-    let frames = handoff.table_frames(&memory);
+    let Some(frames) = crate::memory::get().map(crate::memory::Memory::tables) else {
+        return;
+    };
     let sent = || shootdown::KERNEL.activity().interrupts;
 
     let before = sent();
@@ -117,7 +119,7 @@ fn messages(handoff: &Handoff, others: u64) {
 /// Maps a fresh frame at a page of its own, and unmaps it.
 fn map_and_unmap(handoff: &Handoff, memory: &Window) -> Option<Flush<PhysAddr>> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let frames = handoff.table_frames(memory);
+    let frames = crate::memory::get()?.tables();
     // SAFETY: these are the kernel's live tables, and only the boot CPU edits the vmalloc area.
     let editor = unsafe {
         let (mode, limits) = (handoff.plan.layout.mode(), handoff.plan.limits);

@@ -51,6 +51,14 @@ impl Window {
         })
     }
 
+    /// The physical address behind a pointer into the window; `None` for any other.
+    pub fn phys_of(&self, pointer: *const u8) -> Option<PhysAddr> {
+        let distance = (pointer as u64).checked_sub(self.base)?;
+        PhysAddr::try_new(distance)
+            .ok()
+            .filter(|_| distance < self.end)
+    }
+
     /// Where `size` bytes from `phys` on can be reached; `None` when they do not lie in the window.
     pub fn pointer(&self, phys: PhysAddr, size: u64) -> Option<*mut u8> {
         let end = phys.as_u64().checked_add(size)?;

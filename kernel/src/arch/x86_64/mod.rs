@@ -7,6 +7,7 @@ mod clock;
 mod console;
 mod cpu;
 mod descriptors;
+mod drain;
 mod entropy;
 mod explain;
 mod fw_cfg;
@@ -15,6 +16,7 @@ mod leave;
 mod measure;
 mod memory;
 mod per_cpu;
+mod pinned;
 mod provoke;
 mod second_cpu;
 mod shootdown;
@@ -29,14 +31,37 @@ mod warp;
 mod work;
 mod yield_points;
 
+pub use atomic_context::{Lock, is_atomic};
 pub use clock::ticks_since_entry;
 pub use console::write_console;
+pub use drain::drain_others;
+pub use entropy::mix;
 pub use leave::{Outcome, leave};
+pub use memory::Window;
+pub use per_cpu::CpuData;
+pub use pinned::pinned;
 pub use stop::{print_own_stack, report_others, stop_others};
+pub use work::on_all;
 pub use x86_64::instructions::interrupts::without_interrupts;
 
 /// The format of this architecture's page-table entries.
 pub type PageFormat = kspace_paging::LongMode;
+
+/// How many CPUs run.
+pub fn cpus_online() -> u64 {
+    per_cpu::online().count() as u64
+}
+
+/// The zones of this architecture.
+pub const fn zone_limits(_: &kspace_layout::Layout) -> kspace_frames::zone::ZoneLimits {
+    kspace_frames::zone::ZoneLimits::x86_64()
+}
+
+/// The node whose memory is nearest to the CPU that runs here.
+#[inline]
+pub fn home_node() -> kspace_frames::zone::NodeId {
+    per_cpu::current().home()
+}
 
 /// The number of the CPU that runs here; 0 before per-CPU data is set up, when only the boot CPU runs.
 pub fn cpu_index() -> u32 {

@@ -11,6 +11,8 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
+use kspace_frames::zone::NodeId;
+
 use x86_64::registers::model_specific::Msr;
 
 use crate::acpi::MAX_CPUS;
@@ -24,6 +26,7 @@ pub struct CpuData {
     this: AtomicPtr<CpuData>,
     index: AtomicU32,
     apic_id: AtomicU32,
+    home: AtomicU32,
     online: AtomicBool,
     stopped: AtomicBool,
     /// Reasons why this CPU must not wait for others: locks held, interrupts being handled.
@@ -36,6 +39,8 @@ pub struct CpuData {
     pub timer_interrupts: AtomicU64,
     /// Shootdown interrupts taken.
     pub shootdown_interrupts: AtomicU64,
+    /// How many CPUs wait for this one to give back the frames that it keeps.
+    pub drains_wanted: AtomicU32,
     /// Interrupts that had gone away before they were delivered.
     pub spurious_interrupts: AtomicU64,
 }
@@ -46,6 +51,7 @@ impl CpuData {
             this: AtomicPtr::new(core::ptr::null_mut()),
             index: AtomicU32::new(0),
             apic_id: AtomicU32::new(0),
+            home: AtomicU32::new(0),
             online: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             atomic_depth: AtomicU32::new(0),
@@ -54,6 +60,7 @@ impl CpuData {
             timer_interrupts: AtomicU64::new(0),
             shootdown_interrupts: AtomicU64::new(0),
             spurious_interrupts: AtomicU64::new(0),
+            drains_wanted: AtomicU32::new(0),
         }
     }
 
@@ -65,6 +72,17 @@ impl CpuData {
     /// The identifier of its local APIC.
     pub fn apic_id(&self) -> u32 {
         self.apic_id.load(Ordering::Relaxed)
+    }
+
+    /// The node whose memory is nearest to it.
+    #[inline]
+    pub fn home(&self) -> NodeId {
+        NodeId::try_new(self.home.load(Ordering::Relaxed)).unwrap_or(NodeId::ZERO)
+    }
+
+    /// Says which node it is near to.
+    pub fn set_home(&self, node: NodeId) {
+        self.home.store(node.index() as u32, Ordering::Relaxed);
     }
 
     /// Says which processor this CPU will be, before it is started.

@@ -97,7 +97,7 @@ fn flush_with_a_lock_held(layout: &Layout) {
 /// Maps a frame that holds a `ret` where a program would have its code; `None` when that fails.
 fn map_user_page(handoff: &Handoff) -> Option<VirtAddr> {
     let memory = handoff.memory()?;
-    let frames = handoff.table_frames(&memory);
+    let frames = crate::memory::get()?.tables();
     let Plan { layout, limits, .. } = &handoff.plan;
     // SAFETY: these are the kernel's live tables; nothing else edits the user half, and nothing was mapped there.
     let editor = unsafe {

@@ -9,7 +9,7 @@ use kspace_layout::PagingMode;
 use x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
 
 use super::yield_points::YieldPoints;
-use super::{apic, atomic_context, per_cpu, vector};
+use super::{apic, atomic_context, drain, per_cpu, vector};
 use crate::acpi::MAX_CPUS;
 use crate::info;
 
@@ -110,6 +110,10 @@ unsafe impl Tlb for Machine {
                 apic::local().send(cpu.apic_id(), vector::SHOOTDOWN);
             }
         }
+    }
+
+    fn serve_others(&self) {
+        drain::serve();
     }
 }
 

@@ -19,8 +19,8 @@ use core::arch::global_asm;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use kspace::cpu_entry;
 use kspace::platform::CpuId;
-use kspace::{TableFrames, cpu_entry};
 use kspace_layout::{CpuEntryArea, EntryPart, EntryStack, PageSize, PhysAddr, VirtAddr, VirtRange};
 use kspace_paging::{Editor, FrameSource, PhysMemory, Protection};
 
@@ -29,6 +29,7 @@ use super::memory::Window;
 use super::{PageFormat, apic, cpu, descriptors, per_cpu, second_cpu, shootdown};
 use crate::address_space::top_of;
 use crate::info;
+use crate::memory::{self, ZoneTables};
 
 /// Bytes of the trampoline's page.
 pub const PAGE: u64 = 4096;
@@ -226,20 +227,22 @@ struct Startup<'a> {
     memory: &'a Window,
     page: PhysAddr,
     root: PhysAddr,
+    tables: ZoneTables,
 }
 
 impl<'a> Startup<'a> {
     fn new(handoff: &'static Handoff, memory: &'a Window) -> Result<Self, StartError> {
         let page = handoff.trampoline.ok_or(StartError::NoTrampolinePage)?;
-        let frames = handoff.table_frames(memory);
-        let root = frames.allocate().ok_or(StartError::Tables)?;
+        let tables = memory::get().ok_or(StartError::Tables)?.tables();
+        let root = tables.allocate().ok_or(StartError::Tables)?;
         let startup = Self {
             handoff,
             memory,
             page,
             root,
+            tables,
         };
-        startup.map_page(&frames).ok_or(StartError::Tables)?;
+        startup.map_page().ok_or(StartError::Tables)?;
         startup.share_upper_half().ok_or(StartError::Tables)?;
         startup.copy_code().ok_or(StartError::Tables)?;
         Ok(startup)
@@ -249,8 +252,8 @@ impl<'a> Startup<'a> {
         VirtRange::try_new(VirtAddr::try_new(self.page.as_u64()).ok()?, PAGE).ok()
     }
 
-    fn map_page(&self, frames: &TableFrames<'_, Window>) -> Option<()> {
-        let editor = self.editor(frames)?;
+    fn map_page(&self) -> Option<()> {
+        let editor = self.editor()?;
         editor
             .map(
                 self.range()?,
@@ -261,10 +264,7 @@ impl<'a> Startup<'a> {
             .ok()
     }
 
-    fn editor<'b>(
-        &'b self,
-        frames: &'b TableFrames<'b, Window>,
-    ) -> Option<Editor<'b, PageFormat, Window, TableFrames<'b, Window>>> {
+    fn editor(&self) -> Option<Editor<'_, PageFormat, Window, ZoneTables>> {
         let plan = &self.handoff.plan;
         // SAFETY: the root is a frame of this value's own, and the tables under its lower half are edited only here. Its upper
         // half is shared with the kernel's tables and not edited.
@@ -274,7 +274,7 @@ impl<'a> Startup<'a> {
                 self.root,
                 plan.limits,
                 self.memory,
-                frames,
+                &self.tables,
             )
             .ok()
         }
@@ -353,6 +353,7 @@ impl<'a> Startup<'a> {
         }
         let cpu = per_cpu::cpu(index).ok_or(StartError::Tables)?;
         cpu.prepare(index, apic_id);
+        cpu.set_home(self.handoff.topology.node_of_apic(apic_id));
         let id = CpuId::new(index as usize);
         shootdown::KERNEL.expect(id);
         // A SIPI may be lost; one that comes twice is ignored by a CPU that has started.
@@ -374,7 +375,6 @@ impl<'a> Startup<'a> {
     fn build_entry_area(&self, index: u32) -> Result<VirtAddr, StartError> {
         let plan = &self.handoff.plan;
         let area: CpuEntryArea = plan.layout.cpu_entry().ok_or(StartError::Tables)?;
-        let frames = self.handoff.table_frames(self.memory);
         // SAFETY: these are the kernel's live tables; the entry area of this CPU is edited only here, and fresh mappings over
         // entries that were not present need no flush.
         let editor = unsafe {
@@ -383,7 +383,7 @@ impl<'a> Startup<'a> {
                 self.handoff.root,
                 plan.limits,
                 self.memory,
-                &frames,
+                &self.tables,
             )
         };
         let editor = editor.map_err(|_| StartError::Tables)?;
@@ -395,19 +395,18 @@ impl<'a> Startup<'a> {
 
     /// Gives back the startup tables: every CPU that started on them has left them.
     fn finish(self) {
-        let frames = self.handoff.table_frames(self.memory);
         let taken_apart = || {
-            let editor = self.editor(&frames)?;
+            let editor = self.editor()?;
             let range = self.range()?;
             for token in [editor.unmap(range).ok()?, editor.purge(range).ok()?] {
                 // SAFETY: no CPU has these tables in CR3: each loaded the kernel's before it came online, which dropped what
                 // it had cached of them; one that never answered is held in reset by INIT.
-                unsafe { token.discharged(self.memory, &frames) };
+                unsafe { token.discharged(self.memory, &self.tables) };
             }
             Some(())
         };
         if taken_apart().is_some() {
-            frames.release(self.root);
+            self.tables.release(self.root);
         }
     }
 }

@@ -14,8 +14,10 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use kspace_frames::Owner;
+use kspace_frames::zone::Request;
 use kspace_layout::{AreaKind, FRAME_SIZE, PageSize, VirtAddr, VirtRange};
-use kspace_paging::{Editor, FrameSource, Protection};
+use kspace_paging::{Editor, Protection};
 
 use super::atomic_context::Lock;
 use super::boot::{self, Handoff};
@@ -24,6 +26,7 @@ use super::per_cpu::{self, CpuData};
 use super::{PageFormat, shootdown, work, yield_points};
 use crate::acpi::MAX_CPUS;
 use crate::info;
+use crate::memory;
 
 /// Distance of two CPUs' windows: in page tables of their own, and some that share the level above.
 const STRIDE: u64 = 2 << 20;
@@ -41,12 +44,15 @@ static SAID: [Lock<u64>; MAX_CPUS] = [const { Lock::new(0) }; MAX_CPUS];
 pub fn run(rounds: u64, seed: u64) -> bool {
     info!("stress: yield points delayed by seed={seed}");
     ROUNDS.store(rounds, Ordering::Relaxed);
-    let frames = || boot::handoff().map(|handoff| handoff.frames.counts());
-    let before = frames();
+    let counts = || {
+        let memory = memory::get()?;
+        Some((memory.free_frames(), memory.blocks_of(Owner::PAGE_TABLE)))
+    };
+    let before = counts();
     yield_points::seed(seed);
     work::on_all(rounds_on);
     yield_points::seed(0);
-    let after = frames();
+    let after = counts();
     let activity = shootdown::KERNEL.activity();
     let (read, wrong) = (READ.load(Ordering::Relaxed), WRONG.load(Ordering::Relaxed));
     let refused = REFUSED.load(Ordering::Relaxed);
@@ -58,15 +64,13 @@ pub fn run(rounds: u64, seed: u64) -> bool {
         "stress: {} flushes, {} interrupts sent, {} pages and {} whole TLBs forgotten",
         activity.flushes, activity.interrupts, activity.pages, activity.wholes
     );
-    let (Some(before), Some(after)) = (before, after) else {
+    let (Some((free, tables)), Some((free_after, tables_after))) = (before, after) else {
         return false;
     };
-    let tables = after.in_use - before.in_use;
-    info!(
-        "stress: {tables} page tables stay, {} frames lost",
-        after.lost - before.lost
-    );
-    wrong == 0 && refused == 0 && after.lost == before.lost
+    let tables = tables_after.saturating_sub(tables);
+    let lost = free.saturating_sub(free_after + tables);
+    info!("stress: {tables} page tables stay, {lost} frames lost");
+    wrong == 0 && refused == 0 && lost == 0
 }
 
 fn rounds_on(cpu: &'static CpuData) {
@@ -95,33 +99,33 @@ fn one_round(
     neighbour: u64,
     number: u64,
 ) -> Option<()> {
-    let frames = handoff.table_frames(memory);
+    let ram = memory::get()?;
+    let tables = ram.tables();
     // SAFETY: these are the kernel's live tables, and each CPU edits only its own window.
     let editor = unsafe {
         let (mode, limits) = (handoff.plan.layout.mode(), handoff.plan.limits);
-        Editor::<PageFormat, _, _>::new(mode, handoff.root, limits, memory, &frames).ok()?
+        Editor::<PageFormat, _, _>::new(mode, handoff.root, limits, memory, &tables).ok()?
     };
     let window = window_of(handoff, index)?;
-    let frame = frames.allocate()?;
+    let block = ram.allocate(&Request::order(0)).ok()?;
+    let frame = block.pfn().start();
     let words = memory.pointer(frame, FRAME_SIZE)?.cast::<u64>();
     for word in 0..FRAME_SIZE as usize / 8 {
         // SAFETY: the frame is this CPU's, in reach of the direct map.
         unsafe { words.add(word).write(number) };
     }
-    if editor
+    editor
         .map(window, frame, Protection::KERNEL_DATA, PageSize::Size4K)
-        .is_err()
-    {
-        frames.release(frame);
-        return None;
-    }
+        .ok()?;
+    let block = block.map().ok()?;
     *SAID[index as usize].lock() = number;
     check(window, number);
     look_at(handoff, neighbour);
     *SAID[index as usize].lock() = 0;
-    let token = editor.unmap(window).ok()?.with(frame);
-    let frame = token.flush(&shootdown::KERNEL, memory, &frames);
-    frames.release(frame);
+    let token = editor.unmap(window).ok()?.with(block);
+    let block = token.flush(&shootdown::KERNEL, memory, &tables);
+    // SAFETY: the only mapping is gone, and flushed on every CPU.
+    ram.free(unsafe { block.unmapped() }.ok()?);
     Some(())
 }
 

@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 use x86_64::registers::control::Cr2;
 
 use super::leave::{self, Outcome};
-use super::{apic, atomic_context, explain, per_cpu, shootdown, stop, vector};
+use super::{apic, atomic_context, drain, explain, per_cpu, shootdown, stop, vector};
 use crate::info;
 
 /// What the stubs push, lowest address first.
@@ -73,6 +73,10 @@ fn interrupt(vector: u8) {
         vector::SHOOTDOWN => {
             cpu.shootdown_interrupts.fetch_add(1, Ordering::Relaxed);
             shootdown::KERNEL.serve();
+            apic::local().end_of_interrupt();
+        }
+        vector::DRAIN => {
+            drain::serve();
             apic::local().end_of_interrupt();
         }
         // A spurious interrupt sets no bit that an end of interrupt would clear (Intel SDM vol. 3, section 12.9).

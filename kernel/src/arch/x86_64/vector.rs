@@ -19,5 +19,7 @@ pub const TIMER: u8 = 0xec;
 pub const RESCHEDULE: u8 = 0xfd;
 /// "Serve shootdown requests" (Linux sends `CALL_FUNCTION_VECTOR` for it).
 pub const SHOOTDOWN: u8 = 0xfb;
+/// "Give back the frames that you keep". Below Linux's own numbers, which have nothing like it.
+pub const DRAIN: u8 = 0xea;
 /// What the local APIC delivers when an interrupt has gone away (Linux: `SPURIOUS_APIC_VECTOR`).
 pub const SPURIOUS: u8 = 0xff;

@@ -7,6 +7,7 @@ use kspace_frames::MapError;
 use kspace_layout::{AddressError, KaslrError, LayoutError, PhysRange};
 
 use crate::address_space::BuildError;
+use crate::memory::GroundError;
 use crate::start_info::StartInfoError;
 
 /// What stopped the first stage.
@@ -28,6 +29,8 @@ pub enum BootError {
     Sections(ImageError),
     /// The layout lacks something that the kernel needs.
     Missing(&'static str),
+    /// Memory cannot be divided into nodes and zones.
+    Ground(GroundError),
     /// The tables could not be built.
     Build(BuildError),
 }
@@ -46,6 +49,7 @@ impl fmt::Display for BootError {
             Self::Layout(error) => error.fmt(f),
             Self::Sections(error) => error.fmt(f),
             Self::Missing(what) => write!(f, "layout: it has no {what}, which this kernel needs"),
+            Self::Ground(error) => error.fmt(f),
             Self::Build(error) => error.fmt(f),
         }
     }
@@ -68,5 +72,6 @@ from! {
     KaslrError => Kaslr;
     LayoutError => Layout;
     ImageError => Sections;
+    GroundError => Ground;
     BuildError => Build;
 }

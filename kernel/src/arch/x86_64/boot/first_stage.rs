@@ -23,6 +23,7 @@ use crate::arch::x86_64::memory::{IDENTITY_END, Window};
 use crate::arch::x86_64::{clock, console, idt, leave};
 use crate::command_line::CommandLine;
 use crate::info;
+use crate::memory::Ground;
 use crate::start_info::{MAX_COMMAND_LINE, StartInfo};
 
 /// Called once by the entry code, with the image relocated to its load address.
@@ -82,6 +83,8 @@ fn prepare(memory: &Window, start_info: u64) -> Result<Destination, BootError> {
         Processors::NONE
     });
     let topology = read_topology(memory, &info, &command_line, &memory_map);
+    let cpus = possible_cpus(&processors, &features);
+    let ground = Ground::survey(&layout, &memory_map, &topology, cpus)?;
     // Table frames must be in reach of the early tables; so must the root, which CR3 takes in 32-bit mode.
     let window = PhysRange::new(PhysAddr::ZERO, IDENTITY_END);
     let frames = EarlyFrames::new(&memory_map, window);
@@ -102,6 +105,7 @@ fn prepare(memory: &Window, start_info: u64) -> Result<Destination, BootError> {
         features,
         processors,
         topology,
+        ground,
         trampoline,
     });
     Ok(Destination {
@@ -196,6 +200,12 @@ fn read_topology(
         );
     }
     topology
+}
+
+/// How many CPUs there can be: the one that runs, and the other processors that ACPI lists.
+fn possible_cpus(processors: &Processors, features: &Features) -> usize {
+    let listed = processors.apic_ids().iter();
+    1 + listed.filter(|id| **id != features.initial_apic_id).count()
 }
 
 /// Reserves the highest whole page of RAM in the first MiB, page 0 excepted, where other CPUs can start; `None` when there is none.

@@ -1,6 +1,5 @@
 //! What the first stage leaves for the second: plain values, no pointer among them.
 
-use kspace::TableFrames;
 use kspace_frames::EarlyFrames;
 use kspace_layout::PhysAddr;
 use kspace_paging::Walker;
@@ -11,6 +10,7 @@ use crate::address_space::Plan;
 use crate::arch::x86_64::cpu::Features;
 use crate::arch::x86_64::memory::Window;
 use crate::command_line::CommandLine;
+use crate::memory::Ground;
 
 /// The first stage's results.
 pub struct Handoff {
@@ -18,7 +18,7 @@ pub struct Handoff {
     pub command_line: CommandLine,
     /// What is mapped.
     pub plan: Plan,
-    /// The frames that are left.
+    /// The frames that are left for the zones.
     pub frames: EarlyFrames,
     /// The top page table.
     pub root: PhysAddr,
@@ -28,6 +28,8 @@ pub struct Handoff {
     pub processors: Processors,
     /// Which memory and which CPUs are near to each other.
     pub topology: Topology,
+    /// Nodes and zones as they will be.
+    pub ground: Ground,
     /// A page of the first MiB, kept for the first instructions of other CPUs.
     pub trampoline: Option<PhysAddr>,
 }
@@ -42,12 +44,6 @@ impl Handoff {
     /// Walks the kernel's tables.
     pub fn walker<'m>(&self, memory: &'m Window) -> Walker<'m, Window> {
         Walker::new(self.plan.layout.mode(), self.root, memory).with_limits(self.plan.limits)
-    }
-
-    /// Frames for page tables.
-    pub fn table_frames<'m>(&'m self, memory: &'m Window) -> TableFrames<'m, Window> {
-        // SAFETY: the frames come from the memory map, in which everything in use is reserved.
-        unsafe { TableFrames::new(&self.frames, memory) }
     }
 }
 

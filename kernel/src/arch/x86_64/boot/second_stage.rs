@@ -8,6 +8,7 @@ use crate::arch::x86_64::memory::Window;
 use crate::arch::x86_64::{
     clock, descriptors, explain, fw_cfg, idt, measure, per_cpu, provoke, smp, startup, stress,
 };
+use crate::memory::{self, Site};
 use crate::{info, log, report};
 
 /// Called once by [`switch`](super::switch), never to return.
@@ -29,7 +30,7 @@ pub extern "C" fn second_stage() -> ! {
         leave::leave(Outcome::Failure)
     };
     let own_id = handoff.features.initial_apic_id;
-    per_cpu::set_current(0, own_id);
+    per_cpu::set_current(0, own_id).set_home(handoff.topology.node_of_apic(own_id));
     // SAFETY: filled just before, and this is the only CPU.
     let loaded =
         descriptors::fill(handoff, 0).and_then(|()| unsafe { descriptors::load(handoff, 0) });
@@ -49,7 +50,9 @@ pub extern "C" fn second_stage() -> ! {
     let Plan {
         layout, memory_map, ..
     } = &handoff.plan;
-    report::memory(memory_map, layout, &handoff.frames);
+    let ram = bring_up_memory(handoff, memory);
+    check_live_tables(handoff, &memory);
+    memory::available(ram, memory_map, layout);
     report::layout(layout);
     info!(
         "kspace: {} ticks of the time-stamp counter from entry to the block above",
@@ -63,9 +66,33 @@ pub extern "C" fn second_stage() -> ! {
     finish(handoff)
 }
 
+/// Hands the frames that boot has left over to zones, or ends the boot.
+#[inline(never)]
+fn bring_up_memory(handoff: &'static Handoff, window: Window) -> &'static memory::Memory {
+    let site = Site {
+        ground: &handoff.ground,
+        frames: &handoff.frames,
+        plan: &handoff.plan,
+        root: handoff.root,
+        window,
+        distance: &|from, to| handoff.topology.distance(from, to),
+        min_free_kbytes: handoff.command_line.min_free_kbytes,
+    };
+    // SAFETY: the map is the firmware's word; all that the first stage used is reserved in it or was taken from the frames.
+    match unsafe { memory::bring_up(&site) } {
+        Ok(memory) => memory,
+        Err(error) => {
+            info!("kspace: cannot boot: {error}");
+            leave::leave(Outcome::Failure)
+        }
+    }
+}
+
 /// What is printed is what is mapped, or the boot ends here.
 fn check_live_tables(handoff: &Handoff, memory: &Window) {
-    let claims = handoff.plan.claims(startup::cpus_with_entry_area());
+    let vmemmap = memory::get().map(|_| handoff.ground.vmemmap_plan());
+    let plan = &handoff.plan;
+    let claims = plan.claims(startup::cpus_with_entry_area(), vmemmap);
     match kspace::verify::verify(&handoff.walker(memory), &claims) {
         Ok(verified) => info!("{verified}"),
         Err(difference) => {
@@ -92,6 +119,13 @@ fn finish(handoff: &'static Handoff) -> ! {
         }
         if let Some(memory) = handoff.memory() {
             check_live_tables(handoff, &memory);
+        }
+    }
+    if let Some(rounds) = handoff.command_line.stress_frames {
+        let seed = handoff.command_line.seed.unwrap_or_else(clock::ticks);
+        if !memory::stress::run(rounds, seed) {
+            info!("kspace: the stress failed; to have the same choices again: seed={seed}");
+            leave::leave(Outcome::Failure)
         }
     }
     if handoff.command_line.dmesg {

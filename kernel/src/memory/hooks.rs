@@ -1,0 +1,65 @@
+//! What the kernel does for the zones: zeros, and memory given back when it is short.
+
+use kspace_frames::zone::{Hooks, Shortage, ZoneKind};
+use kspace_frames::{FrameAllocator, Order};
+use kspace_layout::{FRAME_SIZE, Pfn};
+
+use super::{FrameZone, Memory};
+use crate::arch;
+
+/// The hooks of this machine's memory.
+pub(super) struct KernelHooks(pub(super) &'static Memory);
+
+impl KernelHooks {
+    fn zones(&self) -> &'static [FrameZone] {
+        self.0.zones.as_slice()
+    }
+
+    fn kept_by_cpus(&self) -> u64 {
+        let kept = |zone: &FrameZone| FrameAllocator::cached_frames(zone.frames()) as u64;
+        self.zones().iter().map(kept).sum()
+    }
+
+    /// Whether a request for a single frame, from zones up to `kind`, finds no zone above its min mark: then other CPUs are worth
+    /// interrupting.
+    fn is_below_min(&self, kind: ZoneKind) -> bool {
+        self.zones()
+            .iter()
+            .filter(|zone| zone.kind() <= kind)
+            .all(|zone| {
+                let kept = zone.watermarks().min + zone.protection().from(kind);
+                zone.frames().free_frames_exact() as u64 <= kept
+            })
+    }
+}
+
+impl Hooks for KernelHooks {
+    /// All that can be had again are the frames in the CPUs' stacks. Every CPU is asked; this one gives at once, the others when they
+    /// next free, or now, when it is urgent and this one may wait for them.
+    fn reclaim(&self, shortage: &Shortage) -> u64 {
+        let before = self.kept_by_cpus();
+        if before == 0 {
+            return 0;
+        }
+        for zone in self.zones() {
+            zone.frames().request_drain();
+        }
+        super::drain_here();
+        let urgent = shortage.order > Order::FRAME || self.is_below_min(shortage.kind);
+        if shortage.may_wait && urgent {
+            arch::drain_others();
+        }
+        before.saturating_sub(self.kept_by_cpus())
+    }
+
+    fn zero(&self, first: Pfn, frames: u64) {
+        let bytes = frames * FRAME_SIZE;
+        let pointer = self
+            .0
+            .window
+            .pointer(first.start(), bytes)
+            .expect("the direct map has all RAM of the zones");
+        // SAFETY: the frames are RAM in the direct map, and the caller's alone.
+        unsafe { pointer.write_bytes(0, bytes as usize) };
+    }
+}

@@ -1,0 +1,163 @@
+//! Until nothing is left: what CPUs keep for themselves must be had, and the reserves must hold.
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use kspace_frames::zone::{Request, Urgency, ZoneError, ZoneKind, ZoneProblem};
+use kspace_frames::{Order, Owner};
+use kspace_layout::Pfn;
+
+use crate::arch::{self, CpuData};
+use crate::info;
+use crate::memory::{self, FrameZone, Memory};
+
+const HOARD: Owner = Owner::new(9);
+
+/// Frames that a CPU frees to have them in its stack.
+const KEPT: usize = 100;
+
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+static UNEXPECTED: AtomicU64 = AtomicU64::new(0);
+
+/// Both ways; true when the errors and the counts were right.
+pub(super) fn run(memory: &'static Memory) -> bool {
+    let alone = one_takes_all(memory);
+    let together = all_take_all(memory);
+    alone && together && UNEXPECTED.load(Relaxed) == 0
+}
+
+/// This CPU takes all there is while the others sleep on what they keep.
+fn one_takes_all(memory: &'static Memory) -> bool {
+    arch::on_all(keep_some);
+    let kept = kept_by_cpus(memory);
+    let hoard = Hoard::take(memory, Urgency::Usual);
+    let left = kept_by_cpus(memory);
+    info!(
+        "stress-frames: CPUs kept {kept} frames; one took {} frames, and {left} are kept still",
+        hoard.frames
+    );
+    hoard.give_back(memory);
+    let others = arch::cpus_online() - 1;
+    left == 0 && kept >= others * KEPT as u64
+}
+
+/// All CPUs take all there is, with different urgency.
+fn all_take_all(memory: &'static Memory) -> bool {
+    TAKEN.store(0, Relaxed);
+    arch::on_all(take_and_give_back);
+    let (taken, lowest) = (TAKEN.load(Relaxed), LOWEST.load(Relaxed));
+    let free = memory.free_frames();
+    info!(
+        "stress-frames: all CPUs took {taken} frames at once, of {free}; {lowest} were left; {} unexpected errors",
+        UNEXPECTED.load(Relaxed)
+    );
+    taken > free / 2
+}
+
+/// The fewest free frames that a refused CPU has seen.
+static LOWEST: AtomicU64 = AtomicU64::new(u64::MAX);
+
+fn take_and_give_back(cpu: &'static CpuData) {
+    let Some(memory) = memory::get() else { return };
+    let urgency = match cpu.index() % 3 {
+        0 => Urgency::Usual,
+        1 => Urgency::High,
+        _ => Urgency::Atomic,
+    };
+    let hoard = Hoard::take(memory, urgency);
+    LOWEST.fetch_min(memory.free_frames(), Relaxed);
+    TAKEN.fetch_add(hoard.frames, Relaxed);
+    hoard.give_back(memory);
+}
+
+fn kept_by_cpus(memory: &Memory) -> u64 {
+    let kept = |zone: &FrameZone| zone.frames().cached_frames() as u64;
+    memory.zones().as_slice().iter().map(kept).sum()
+}
+
+/// Leaves some frames in this CPU's stack.
+fn keep_some(_: &'static CpuData) {
+    let Some(memory) = memory::get() else { return };
+    let request = Request::order(0).owner(HOARD);
+    let some: [_; KEPT] = core::array::from_fn(|_| memory.allocate(&request).ok());
+    some.into_iter()
+        .flatten()
+        .for_each(|block| memory.free(block));
+}
+
+/// Frames in a list that lies in themselves: there is no other memory left.
+struct Hoard {
+    first: Option<Pfn>,
+    frames: u64,
+}
+
+impl Hoard {
+    /// All frames that there are for this urgency.
+    fn take(memory: &'static Memory, urgency: Urgency) -> Self {
+        let request = Request::order(0).owner(HOARD).urgency(urgency);
+        let mut hoard = Self {
+            first: None,
+            frames: 0,
+        };
+        loop {
+            match memory.allocate(&request) {
+                Ok(block) => hoard.add(memory, block.into_raw().0),
+                Err(error) => {
+                    if !is_expected(memory, &error, urgency) {
+                        UNEXPECTED.fetch_add(1, Relaxed);
+                        info!("stress-frames: unexpected: {error}");
+                    }
+                    return hoard;
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, memory: &Memory, frame: Pfn) {
+        let next = self.first.map_or(u64::MAX, Pfn::as_u64);
+        let pair = [next, !next];
+        // SAFETY: the frame is this list's, RAM in the direct map.
+        unsafe { place(memory, frame).write(pair) };
+        self.first = Some(frame);
+        self.frames += 1;
+    }
+
+    fn give_back(self, memory: &Memory) {
+        let mut next = self.first;
+        while let Some(frame) = next {
+            // SAFETY: `add` wrote it.
+            let [link, check] = unsafe { place(memory, frame).read() };
+            assert_eq!(link, !check, "somebody has written to {frame:?}");
+            // SAFETY: the frame is this list's, taken from its block.
+            if let Err(error) = unsafe { memory.free_raw(frame, Order::FRAME) } {
+                panic!("{error}");
+            }
+            next = Pfn::try_new(link).ok();
+        }
+    }
+}
+
+fn place(memory: &Memory, frame: Pfn) -> *mut [u64; 2] {
+    let pointer = memory.window().pointer(frame.start(), 16);
+    pointer
+        .expect("the direct map has all RAM of the zones")
+        .cast()
+}
+
+/// Whether the error is the one of memory that is used up to the mark that holds for this urgency.
+fn is_expected(memory: &Memory, error: &ZoneError, urgency: Urgency) -> bool {
+    let problem = match urgency {
+        Urgency::Usual => ZoneProblem::Exhausted,
+        _ => ZoneProblem::ReserveExhausted,
+    };
+    let Some(state) = error.state() else {
+        return false;
+    };
+    let (node, kind) = error.zone();
+    let Some(zone) = memory.zones().get(node, kind) else {
+        return false;
+    };
+    let kept = urgency.min(zone.watermarks().min) + zone.protection().from(ZoneKind::Normal);
+    // What other CPUs give back may come between the last look and the error.
+    let late = error.problem() == ZoneProblem::Fragmented;
+    state.kept == kept && (late || (error.problem() == problem && state.free <= kept))
+}
