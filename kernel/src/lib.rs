@@ -9,6 +9,7 @@
 //!   arch/x86_64/          descriptors, traps, CPU features, clock, console: all that is x86-64
 //!   address_space.rs      builds the layout, the tables, and checks them: no instruction of any architecture
 //!   memory/               nodes, zones, the heap
+//!   memory_report/        what the log says of them, in Linux's words
 //!   report.rs             what the boot log says
 //! ```
 //!
@@ -34,6 +35,8 @@ mod address_space;
 mod arch;
 #[cfg(target_os = "none")]
 mod memory;
+#[cfg(target_os = "none")]
+mod memory_report;
 #[cfg(target_os = "none")]
 mod panic;
 #[cfg(target_os = "none")]

@@ -22,9 +22,9 @@ use crate::arch::x86_64::entropy::Entropy;
 use crate::arch::x86_64::memory::{IDENTITY_END, Window};
 use crate::arch::x86_64::{clock, console, idt, leave};
 use crate::command_line::CommandLine;
-use crate::info;
 use crate::memory::Ground;
 use crate::start_info::{MAX_COMMAND_LINE, StartInfo};
+use crate::{info, memory_report};
 
 /// Called once by the entry code, with the image relocated to its load address.
 pub extern "C" fn first_stage() -> ! {
@@ -85,6 +85,7 @@ fn prepare(memory: &Window, start_info: u64) -> Result<Destination, BootError> {
     let topology = read_topology(memory, &info, &command_line, &memory_map);
     let cpus = possible_cpus(&processors, &features);
     let ground = Ground::survey(&layout, &memory_map, &topology, cpus)?;
+    memory_report::nodes(&ground.nodes, &ground.limits, &topology);
     // Table frames must be in reach of the early tables; so must the root, which CR3 takes in 32-bit mode.
     let window = PhysRange::new(PhysAddr::ZERO, IDENTITY_END);
     let frames = EarlyFrames::new(&memory_map, window);

@@ -9,6 +9,7 @@ use crate::arch::x86_64::{
     clock, descriptors, explain, fw_cfg, idt, measure, per_cpu, provoke, smp, startup, stress,
 };
 use crate::memory::{self, Site};
+use crate::memory_report::{self, Sight};
 use crate::{info, log, report};
 
 /// Called once by [`switch`](super::switch), never to return.
@@ -51,6 +52,7 @@ pub extern "C" fn second_stage() -> ! {
         layout, memory_map, ..
     } = &handoff.plan;
     let ram = bring_up_memory(handoff, memory);
+    memory_report::order(ram.zones(), &handoff.topology);
     check_live_tables(handoff, &memory);
     memory::available(ram, memory_map, layout);
     report::layout(layout);
@@ -62,6 +64,9 @@ pub extern "C" fn second_stage() -> ! {
     smp::start(handoff, &memory);
     if startup::cpus_with_entry_area() > 1 {
         check_live_tables(handoff, &memory);
+    }
+    if handoff.topology.nodes().count() > 1 {
+        memory_report::near(&handoff.ground.nodes, &handoff.ground.limits);
     }
     finish(handoff)
 }
@@ -128,6 +133,7 @@ fn finish(handoff: &'static Handoff) -> ! {
             leave::leave(Outcome::Failure)
         }
     }
+    show(handoff);
     if handoff.command_line.dmesg {
         log::replay();
     }
@@ -137,4 +143,17 @@ fn finish(handoff: &'static Handoff) -> ! {
     }
     info!("kspace: done");
     leave::leave(Outcome::Success)
+}
+
+/// Prints the texts that the command line asks for.
+#[inline(never)]
+fn show(handoff: &'static Handoff) {
+    let Some(memory) = memory::get() else { return };
+    let sight = Sight {
+        zones: memory.zones(),
+        topology: &handoff.topology,
+        plan: &handoff.plan,
+        cpus: per_cpu::online().count() as u32,
+    };
+    memory_report::show(handoff.command_line.show, &sight);
 }

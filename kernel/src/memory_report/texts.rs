@@ -1,0 +1,89 @@
+//! `show=`: the texts, each below a line with its name.
+
+use kspace::direct_map;
+use kspace::image::ImageMap;
+use kspace_frames::FrameAllocator;
+use kspace_frames::zone::text::{Buddyinfo, DirectMap, Iomem, Meminfo, Pageset, Zoneinfo};
+use kspace_frames::zone::{Zone, Zones};
+use kspace_layout::PageSize;
+
+use super::online;
+use super::resources::resources;
+use crate::acpi::Topology;
+use crate::address_space::{self, Plan};
+use crate::command_line::{Shown, Text};
+use crate::{info, info_lines};
+
+/// What the texts are about.
+#[derive(Clone, Copy)]
+pub struct Sight<'a> {
+    /// The zones.
+    pub zones: &'a Zones<'a, FrameAllocator<'a>>,
+    /// Which CPUs are near to which of them.
+    pub topology: &'a Topology,
+    /// What is mapped.
+    pub plan: &'a Plan,
+    /// How many CPUs there are.
+    pub cpus: u32,
+}
+
+/// Prints the texts that were asked for.
+pub fn show(shown: Shown, sight: &Sight<'_>) {
+    for text in shown.texts() {
+        info!("{text}:");
+        match text {
+            Text::Zoneinfo => zoneinfo(sight),
+            Text::Buddyinfo => info_lines!("{}", Buddyinfo(sight.zones)),
+            Text::Iomem => {
+                let Plan {
+                    memory_map, layout, ..
+                } = sight.plan;
+                info_lines!("{}", Iomem(resources(memory_map, layout.image())));
+            }
+            Text::Meminfo => meminfo(sight),
+        }
+    }
+}
+
+fn zoneinfo(sight: &Sight<'_>) {
+    let kept = |zone: &Zone<FrameAllocator<'_>>, cpu: u32| {
+        let on = |cpu| zone.frames().cached_frames_on(cpu);
+        Pageset {
+            count: u16::try_from(cpu).map_or(0, on) as u64,
+            high: zone.frames().cache_limit() as u64,
+        }
+    };
+    let text = Zoneinfo::new(sight.zones, sight.cpus, kept);
+    let named = online(sight.zones, sight.topology);
+    info_lines!("{}", named.fold(text, Zoneinfo::with_node));
+}
+
+fn meminfo(sight: &Sight<'_>) {
+    let meminfo = Meminfo::of(sight.zones);
+    info_lines!(
+        "{}",
+        match direct_map(sight.plan) {
+            Some(direct_map) => meminfo.with_direct_map(direct_map),
+            None => meminfo,
+        }
+    );
+}
+
+/// What the direct map covers with each size of page.
+fn direct_map(plan: &Plan) -> Option<DirectMap> {
+    let sections = ImageMap::try_new(plan.layout.image()?).ok()?;
+    let planned = address_space::direct_map_plan(plan, &sections);
+    let of_size = |size: PageSize| -> u64 {
+        let runs = planned.runs().filter(|run| run.page == size);
+        runs.map(|run: direct_map::Run| run.phys.size()).sum()
+    };
+    Some(DirectMap {
+        small: of_size(PageSize::Size4K),
+        large_page: PageSize::Size2M,
+        large: of_size(PageSize::Size2M),
+        huge: plan
+            .limits
+            .gigabyte_pages()
+            .then(|| of_size(PageSize::Size1G)),
+    })
+}
