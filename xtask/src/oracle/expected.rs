@@ -8,6 +8,7 @@
 //!   image          the ELF file's sections at the printed address, code, constants and variables apart
 //!   CPU entry      the IDT and each CPU's parts; which frames back them is the kernel's choice, but none may back two
 //!   fixmap         the local APIC's registers, uncached
+//!   vmemmap        pages for the books on the RAM of the memory map, from the library's plan; frames are the kernel's choice
 //!   elsewhere      nothing
 //! ```
 
@@ -15,10 +16,12 @@ use std::collections::BTreeSet;
 
 use kspace::direct_map::plan;
 use kspace::image::ImageMap;
+use kspace::vmemmap;
+use kspace_frames::zone::{Nodes, VmemmapPlan, ZoneLimits};
 use kspace_frames::{FirmwareEntry, MemoryMap};
 use kspace_layout::{
-    AreaKind, EntryPart, FRAME_SIZE, FixmapSlot, Layout, PageSize, PagingMode, PhysAddr, Regions,
-    RowKind, VirtAddr, VirtRange, X86_64,
+    AreaKind, EntryPart, FRAME_SIZE, FixmapSlot, Layout, PageSize, PagingMode, PhysAddr, PhysRange,
+    Regions, RowKind, VirtAddr, VirtRange, X86_64,
 };
 use kspace_paging::{Access, CacheType, Limits, Protection};
 
@@ -67,6 +70,7 @@ pub(super) fn pages(
     image(&layout, &mut pages)?;
     cpu_entry(&layout, configuration.cpus, &mut pages)?;
     fixmap(&layout, &mut pages);
+    books(&layout, &map, configuration.cpus, &mut pages)?;
     pages.sort_by_key(|page| page.virt);
     Ok(pages)
 }
@@ -74,8 +78,12 @@ pub(super) fn pages(
 /// Reads the log's lines `BIOS-e820: [mem 0x…-0x…] usable`.
 fn memory_map(log: &str) -> Result<MemoryMap> {
     let entries: Vec<FirmwareEntry> = log.lines().filter_map(e820).collect();
-    MemoryMap::from_firmware(entries, 52, |_| {})
-        .map_err(|error| Failure::failed(format!("the log's memory map: {error}")))
+    let map = MemoryMap::from_firmware(entries, 52, |_| {}).and_then(|mut map| {
+        // The kernel leaves the first page to nobody.
+        map.withdraw(PhysRange::new(PhysAddr::ZERO, FRAME_SIZE))?;
+        Ok(map)
+    });
+    map.map_err(|error| Failure::failed(format!("the log's memory map: {error}")))
 }
 
 fn e820(line: &str) -> Option<FirmwareEntry> {
@@ -120,10 +128,10 @@ fn layout(
     Ok(layout)
 }
 
-/// The areas that KASLR moved. The block prints how much of the direct map is in use, not how much is reserved for it; the
-/// least that can be reserved serves as well, because nothing is mapped in the rest.
+/// The areas that KASLR moved. The block prints how much of the direct map is in use, not how much is reserved for it: that is RAM
+/// in whole TiB and, as in Linux, 10 TiB for memory that is plugged in (`CONFIG_RANDOMIZE_MEMORY_PHYSICAL_PADDING`).
 fn regions(log: &str, map: &MemoryMap) -> Result<Regions> {
-    let reserved = map.ram_end_u64().next_multiple_of(1 << 40);
+    let reserved = map.ram_end_u64().next_multiple_of(1 << 40) + (10 << 40);
     let direct_map = VirtRange::try_new(row(log, RowKind::Lowmem.name())?.start(), reserved)
         .map_err(|error| Failure::failed(error.to_string()))?;
     Ok(Regions {
@@ -269,6 +277,30 @@ fn fixmap(layout: &Layout, pages: &mut Vec<ExpectedPage>) {
         protection: Protection::KERNEL_DATA.with_cache(CacheType::Uncached),
         what: "the local APIC's fixmap slot".to_owned(),
     }));
+}
+
+/// The pages that hold the frame allocators' books.
+fn books(layout: &Layout, map: &MemoryMap, cpus: u32, pages: &mut Vec<ExpectedPage>) -> Result {
+    let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("the books: {error}"));
+    let area = layout.area(AreaKind::Vmemmap);
+    let start = area.ok_or_else(|| failed(&"no vmemmap"))?.range().start();
+    let (limits, nodes) = (ZoneLimits::x86_64(), Nodes::new(map, &[], |_| {}));
+    let nodes = nodes.map_err(|error| failed(&error))?;
+    let arranged = vmemmap::arrange(layout, &nodes, &limits, &[], cpus as usize);
+    let arranged = arranged.map_err(|error| failed(&error))?;
+    for run in VmemmapPlan::new(&arranged, &nodes, PageSize::Size2M).runs() {
+        for page in 0..run.pages() {
+            let offset = run.offset() + page * run.page().bytes();
+            pages.push(ExpectedPage {
+                virt: start.checked_add(offset).map_err(|error| failed(&error))?,
+                phys: None,
+                size: run.page(),
+                protection: Protection::KERNEL_DATA,
+                what: "books on frames".to_owned(),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn four_kib(range: VirtRange) -> impl Iterator<Item = VirtAddr> {
