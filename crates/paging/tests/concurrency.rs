@@ -5,9 +5,9 @@ mod rig;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex};
 
-use kspace_layout::{PageSize, PagingMode, PhysAddr, VirtAddr, VirtRange};
+use kspace_layout::{PageSize, PagingMode, Pfn, PhysAddr, VirtAddr, VirtRange};
 use kspace_paging::{
-    Access, CacheType, Editor, Limits, LongMode, PhysMemory, Protection, RawEntry,
+    Access, CacheType, Editor, LeafBits, Limits, LongMode, PhysMemory, Protection, RawEntry,
 };
 use kspace_sim::{SimFrames, SimMemory};
 use rig::{Rig, phys, range, with_rig};
@@ -334,4 +334,52 @@ fn a_write_during_a_split_is_not_forgotten() {
             );
         },
     );
+}
+
+/// Threads that each have some slots of one table, while another edits its part of the same table from the root.
+#[test]
+fn handles_and_editors_share_a_table() {
+    with_rig(PagingMode::FourLevel, Limits::WIDEST, |rig| {
+        let barrier = Barrier::new(THREADS as usize + 1);
+        let each = 64;
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let (barrier, editor) = (&barrier, rig.editor::<LongMode>());
+                scope.spawn(move || {
+                    barrier.wait();
+                    // All race for the missing tables, and get the same one.
+                    let handle = editor.leaf_table(VirtAddr::new(BASE)).unwrap();
+                    let bits = LeafBits::new(DATA, editor.limits());
+                    let first = thread as usize * each;
+                    for round in 0..200 {
+                        let frame = (thread << 20) + round;
+                        handle.fill(first, each, Pfn::new(frame), bits);
+                        handle.park(first, each);
+                        let mut runs = Vec::new();
+                        // SAFETY: no CPU has walked these tables.
+                        unsafe {
+                            handle.collect(first, each, |start, count| runs.push((start, count)))
+                        };
+                        assert_eq!(runs, [(Pfn::new(frame), each)]);
+                    }
+                    handle.fill(first, each, Pfn::new(thread << 20), bits);
+                });
+            }
+            let editor = rig.editor::<LongMode>();
+            barrier.wait();
+            let start = BASE + THREADS * each as u64 * K4;
+            for _ in 0..200 {
+                let at = range(start, start + 8 * K4);
+                editor.map(at, phys(G1), DATA, PageSize::Size2M).unwrap();
+                rig.discharge(editor.unmap(at).unwrap());
+            }
+        });
+        for page in 0..THREADS * each as u64 {
+            let (thread, index) = (page / each as u64, page % each as u64);
+            let found = rig.walker().translate(VirtAddr::new(BASE + page * K4));
+            assert_eq!(found, Some(phys((thread << 20 | index) * K4)));
+        }
+        // One table a level, whoever made it.
+        assert_eq!(rig.frames.in_use(), 4);
+    });
 }

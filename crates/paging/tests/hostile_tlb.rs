@@ -2,7 +2,7 @@
 
 mod rig;
 
-use kspace_layout::{PageSize, PagingMode, Pfn, VirtAddr, VirtRange};
+use kspace_layout::{PageSize, PagingMode, Pfn, PhysAddr, VirtAddr, VirtRange};
 use kspace_paging::{
     Controls, Flush, FrameSource, Intent, Invalidation, Limits, Operation, Protection, Stale, Tlb,
 };
@@ -115,6 +115,53 @@ fn reuse_frames(rig: &Rig<'_>, discharge: Discharge) -> Result<(), Violation> {
     Ok(())
 }
 
+/// As [`reuse_frames`], but the entries remember the frames, and nobody else does.
+fn reuse_parked_frames(rig: &Rig<'_>, discharge: Discharge) -> Result<(), Violation> {
+    let machine = machine(rig);
+    let at = range(base(rig.mode), base(rig.mode) + 4 * K4);
+    let pages = || (0..4).map(|page| VirtAddr::new(at.start().as_u64() + page * K4));
+    let mut frames = Vec::new();
+    for page in pages() {
+        let frame = rig.frames.allocate().unwrap();
+        let one = VirtRange::new(page, K4);
+        rig.map(one, frame, DATA, PageSize::Size4K).unwrap();
+        frames.push(frame.pfn());
+    }
+    machine.speculate(at)?;
+    let flush = rig.park(at).unwrap();
+    // What was taken in before may still be used, and leads where it led; nothing new comes in.
+    machine.speculate(at)?;
+    for (page, frame) in pages().zip(&frames) {
+        (0..CPUS).for_each(|cpu| machine.reaches(cpu, page, *frame).unwrap());
+    }
+    machine.check().expect("owned by the entries");
+    discharge(rig, &machine, flush.with(Vec::new()));
+    let mut found = Vec::new();
+    let each = |first: PhysAddr, size, count| {
+        assert_eq!(size, PageSize::Size4K);
+        found.extend((0..count as u64).map(|page| first.pfn().as_u64() + page));
+    };
+    rig.collect(at, each).unwrap();
+    assert!(
+        found
+            .iter()
+            .copied()
+            .eq(frames.iter().map(|frame| frame.as_u64()))
+    );
+    for frame in found {
+        rig.frames.release(Pfn::new(frame).start());
+    }
+    machine.check()?;
+    for page in pages() {
+        let intent = Intent::kernel(Operation::Write);
+        for cpu in 0..CPUS {
+            let seen = machine.access(cpu, page, intent, Controls::KERNEL)?;
+            assert_eq!((seen.pages, seen.may_fault), (vec![], true));
+        }
+    }
+    Ok(())
+}
+
 /// Empties a table, purges it, and uses its frame for something else.
 fn reuse_tables(rig: &Rig<'_>, discharge: Discharge) -> Result<(), Violation> {
     let machine = machine(rig);
@@ -178,6 +225,7 @@ fn in_all_modes(
 #[test]
 fn flushed_tokens_leave_nothing_stale() {
     in_all_modes(reuse_frames, properly, false);
+    in_all_modes(reuse_parked_frames, properly, false);
     in_all_modes(reuse_tables, properly, false);
     in_all_modes(reuse_merged_tables, properly, false);
 }
@@ -185,6 +233,7 @@ fn flushed_tokens_leave_nothing_stale() {
 #[test]
 fn a_flush_left_out_is_caught() {
     in_all_modes(reuse_frames, not_at_all, true);
+    in_all_modes(reuse_parked_frames, not_at_all, true);
     in_all_modes(reuse_tables, not_at_all, true);
     in_all_modes(reuse_merged_tables, not_at_all, true);
 }
@@ -193,10 +242,13 @@ fn a_flush_left_out_is_caught() {
 fn each_part_of_a_flush_is_needed() {
     in_all_modes(reuse_frames, without_global, true);
     in_all_modes(reuse_frames, all_but_the_last_page, true);
+    in_all_modes(reuse_parked_frames, without_global, true);
+    in_all_modes(reuse_parked_frames, all_but_the_last_page, true);
     in_all_modes(reuse_tables, without_tables, true);
     in_all_modes(reuse_merged_tables, without_tables, true);
     // And what is not asked for is not needed: no table was taken out.
     in_all_modes(reuse_frames, without_tables, false);
+    in_all_modes(reuse_parked_frames, without_tables, false);
 }
 
 #[test]
@@ -273,6 +325,8 @@ fn pae_cpus_see_a_root_entry_only_after_the_flush() {
 enum Op {
     Map(u64, u64, bool),
     Unmap(u64, u64),
+    Park(u64, u64),
+    Collect,
     Protect(u64, u64, bool),
     Merge,
     Purge,
@@ -286,6 +340,8 @@ fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => (part(), any::<bool>()).prop_map(|((at, count), user)| Op::Map(at, count, user)),
         2 => part().prop_map(|(at, count)| Op::Unmap(at, count)),
+        2 => part().prop_map(|(at, count)| Op::Park(at, count)),
+        1 => Just(Op::Collect),
         2 => (part(), any::<bool>()).prop_map(|((at, count), write)| Op::Protect(at, count, write)),
         1 => Just(Op::Merge),
         1 => Just(Op::Purge),
@@ -315,7 +371,17 @@ fn check(mode: PagingMode, ops: &[Op]) {
                     let to = phys(0x1000_0000 + at * step);
                     let _ = rig.map(part(at, count), to, protection, largest);
                 }
-                Op::Unmap(at, count) => end(rig.unmap_present(part(at, count)).unwrap()),
+                Op::Unmap(at, count) => {
+                    if let Ok(flush) = rig.unmap_present(part(at, count)) {
+                        end(flush);
+                    }
+                }
+                Op::Park(at, count) => {
+                    if let Ok(flush) = rig.park(part(at, count)) {
+                        end(flush);
+                    }
+                }
+                Op::Collect => rig.collect(all, |_, _, _| ()).unwrap(),
                 Op::Protect(at, count, write) => {
                     let to = if write {
                         DATA

@@ -18,9 +18,12 @@ const M2: u64 = 2 << 20;
 const M4: u64 = 4 << 20;
 const G1: u64 = 1 << 30;
 
-/// The model: what each stretch maps.
+/// The model: what each stretch maps, and what those remember that are parked.
 #[derive(Clone, Debug, Default)]
-struct Model(BTreeMap<usize, (u64, Protection)>);
+struct Model {
+    pages: BTreeMap<usize, (u64, Protection)>,
+    parked: BTreeMap<usize, u64>,
+}
 
 impl Model {
     fn map(
@@ -30,21 +33,50 @@ impl Model {
         protection: Protection,
         points: &[u64],
     ) -> Result<(), usize> {
-        if let Some(taken) = at.clone().find(|stretch| self.0.contains_key(stretch)) {
-            return Err(taken);
-        }
+        let taken =
+            |stretch: &usize| self.pages.contains_key(stretch) || self.parked.contains_key(stretch);
+        at.clone().find(taken).map_or(Ok(()), Err)?;
         let start = points[at.start];
-        self.0
+        self.pages
             .extend(at.map(|stretch| (stretch, (phys + points[stretch] - start, protection))));
         Ok(())
     }
 
     fn unmap(&mut self, at: Range<usize>) -> Result<(), usize> {
         at.clone()
-            .find(|stretch| !self.0.contains_key(stretch))
+            .find(|stretch| !self.pages.contains_key(stretch))
             .map_or(Ok(()), Err)?;
-        self.0.retain(|stretch, _| !at.contains(stretch));
+        self.pages.retain(|stretch, _| !at.contains(stretch));
         Ok(())
+    }
+
+    fn unmap_present(&mut self, at: Range<usize>) -> Result<(), usize> {
+        let parked = at.clone().find(|stretch| self.parked.contains_key(stretch));
+        parked.map_or(Ok(()), Err)?;
+        self.pages.retain(|stretch, _| !at.contains(stretch));
+        Ok(())
+    }
+
+    fn park(&mut self, at: Range<usize>) -> Result<(), usize> {
+        let frames: Vec<_> = at
+            .clone()
+            .zip(at.clone().filter_map(|stretch| self.pages.get(&stretch)))
+            .map(|(stretch, page)| (stretch, page.0))
+            .collect();
+        self.unmap(at)?;
+        self.parked.extend(frames);
+        Ok(())
+    }
+
+    /// What is parked there, and how many bytes from there on.
+    fn collect(&mut self, at: Range<usize>, points: &[u64]) -> Vec<(u64, u64)> {
+        let found = self
+            .parked
+            .range(at.clone())
+            .map(|(&stretch, &phys)| (phys, points[stretch + 1] - points[stretch]))
+            .collect();
+        self.parked.retain(|stretch, _| !at.contains(stretch));
+        found
     }
 
     fn protect(&mut self, at: Range<usize>, to: Protection, no_execute: bool) -> Result<(), usize> {
@@ -54,9 +86,10 @@ impl Model {
                 && from.access != Access::ReadOnly
                 && to.access != Access::ReadOnly
         };
-        let refused = |stretch: &usize| self.0.get(stretch).is_none_or(|(_, from)| flips(*from));
+        let refused =
+            |stretch: &usize| self.pages.get(stretch).is_none_or(|(_, from)| flips(*from));
         at.clone().find(refused).map_or(Ok(()), Err)?;
-        at.for_each(|stretch| self.0.get_mut(&stretch).unwrap().1 = to);
+        at.for_each(|stretch| self.pages.get_mut(&stretch).unwrap().1 = to);
         Ok(())
     }
 }
@@ -118,6 +151,8 @@ enum Op {
     Protect(Range<usize>, Protection),
     Merge(Range<usize>, PageSize),
     Purge(Range<usize>),
+    Park(Range<usize>),
+    Collect(Range<usize>),
 }
 
 fn any_protection() -> impl Strategy<Value = Protection> {
@@ -184,7 +219,9 @@ fn any_op(points: Vec<u64>) -> impl Strategy<Value = Op> {
         1 => at.clone().prop_map(Op::UnmapPresent),
         3 => (at.clone(), any_protection()).prop_map(|(at, protection)| Op::Protect(at, protection)),
         2 => (at.clone(), any_largest()).prop_map(|(at, largest)| Op::Merge(at, largest)),
-        1 => at.prop_map(Op::Purge),
+        1 => at.clone().prop_map(Op::Purge),
+        3 => at.clone().prop_map(Op::Park),
+        2 => at.prop_map(Op::Collect),
     ]
 }
 
@@ -236,14 +273,17 @@ fn apply(rig: &Rig<'_>, model: &mut Model, points: &[u64], op: &Op) {
             edit(rig, || rig.unmap(span(&at))),
             model.unmap(at),
         ),
-        Op::UnmapPresent(at) => {
-            model.0.retain(|stretch, _| !at.contains(stretch));
-            (
-                at.clone(),
-                edit(rig, || rig.unmap_present(span(&at))),
-                Ok(()),
-            )
-        }
+        Op::UnmapPresent(at) => (
+            at.clone(),
+            edit(rig, || rig.unmap_present(span(&at))),
+            model.unmap_present(at),
+        ),
+        Op::Park(at) => (
+            at.clone(),
+            edit(rig, || rig.park(span(&at))),
+            model.park(at),
+        ),
+        Op::Collect(at) => return collect(rig, model, points, at),
         Op::Protect(at, to) => {
             let result = edit(rig, || rig.protect(span(&at), to));
             (at.clone(), result, model.protect(at, to, no_execute))
@@ -255,6 +295,10 @@ fn apply(rig: &Rig<'_>, model: &mut Model, points: &[u64], op: &Op) {
         (Ok(flush), Ok(())) => rig.discharge(flush),
         (Err(error), Err(stretch)) => {
             let page = match error.reason {
+                Reason::Parked { page } => {
+                    assert!(model.parked.contains_key(&stretch), "{op:?}: {error}");
+                    page
+                }
                 Reason::AlreadyMapped { page, .. }
                 | Reason::NotMapped { page }
                 | Reason::WriteExecute { page } => page,
@@ -268,12 +312,61 @@ fn apply(rig: &Rig<'_>, model: &mut Model, points: &[u64], op: &Op) {
     }
 }
 
+/// The parked large page that an end of `at` lies inside of, if there is one, read from the tables themselves: not present, with the
+/// bit of a large page.
+fn parked_beyond(rig: &Rig<'_>, at: VirtRange) -> bool {
+    [at.start(), at.last()].into_iter().any(|end| {
+        let walk = rig.walker().walk(end);
+        let step = walk.steps().last().expect("the root has an entry");
+        let size = rig.mode.leaf_size(step.level).map_or(K4, PageSize::bytes);
+        let inside = at.contains(end.align_down(size))
+            && at.last().as_u64() >= end.align_down(size).as_u64() + size - 1;
+        step.level > 1 && step.raw & 0x81 == 0x80 && !inside
+    })
+}
+
+/// Collects from both, and compares what they tell.
+fn collect(rig: &Rig<'_>, model: &mut Model, points: &[u64], at: Range<usize>) {
+    let span = range(points[at.start], points[at.end]);
+    let (mut found, before, beyond) = (Vec::new(), rig.snapshot(), parked_beyond(rig, span));
+    let result = rig.collect(span, |first, size, count| {
+        assert!(first.is_aligned(size.bytes()), "{first} in pages of {size}");
+        found.push((first.as_u64(), size.bytes() * count as u64));
+    });
+    if let Err(error) = result {
+        assert!(
+            matches!(error.reason, Reason::ParkedBeyond { .. }),
+            "{error}"
+        );
+        assert!(beyond, "{error}");
+        assert!(before == rig.snapshot() && found.is_empty());
+        return;
+    }
+    assert!(!beyond, "part of a large page was collected");
+    assert_eq!(joined(&found), joined(&model.collect(at, points)));
+    let mut again = 0;
+    rig.collect(span, |_, _, count| again += count).unwrap();
+    assert_eq!(again, 0, "collected twice");
+}
+
+/// The same memory in as few pieces as there can be.
+fn joined(pieces: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut all: Vec<(u64, u64)> = Vec::new();
+    for &(start, size) in pieces {
+        match all.last_mut() {
+            Some((first, bytes)) if *first + *bytes == start => *bytes += size,
+            _ => all.push((start, size)),
+        }
+    }
+    all
+}
+
 type Expected = (VirtRange, PhysAddr, Protection);
 
 /// The model's mappings, neighbours merged.
 fn merged(model: &Model, points: &[u64]) -> Vec<Expected> {
     let mut all: Vec<Expected> = Vec::new();
-    for (&stretch, &(to, protection)) in &model.0 {
+    for (&stretch, &(to, protection)) in &model.pages {
         let virt = range(points[stretch], points[stretch + 1]);
         match all.last_mut() {
             Some((run, start, same))
@@ -369,7 +462,7 @@ fn check_memories(rig: &Rig<'_>, level: u8, table: u64) {
             0 => {}
             // Copies of root entries in other roots would not be told.
             _ if level == rig.mode.levels() => panic!("a root entry remembers something"),
-            1 => assert!(inner.iter().all(|raw| raw & 1 == 0), "remembered as empty"),
+            1 => assert!(inner.iter().all(|&raw| raw == 0), "remembered as empty"),
             code => {
                 assert!(
                     inner
@@ -409,6 +502,10 @@ fn check(mode: PagingMode, limits: Limits, ops: &[Op]) {
             PagingMode::FourLevel => VirtRange::new(VirtAddr::new(0xffff_8000_0000_0000), 1 << 47),
             PagingMode::FiveLevel => VirtRange::new(VirtAddr::new(0xff00_0000_0000_0000), 1 << 56),
         };
+        // A purge leaves what is parked where it is.
+        rig.discharge(rig.purge(half).unwrap());
+        collect(rig, &mut model, &points, 0..points.len() - 1);
+        assert!(model.parked.is_empty());
         rig.discharge(rig.unmap_present(all).unwrap());
         rig.discharge(rig.purge(half).unwrap());
         assert_eq!(rig.frames.in_use(), at_first, "every table must come back");

@@ -109,6 +109,20 @@ impl<'m> Rig<'m> {
         editor!(self, editor => editor.purge(range))
     }
 
+    pub fn park(&self, range: VirtRange) -> Result<Flush, EditError> {
+        editor!(self, editor => editor.park(range))
+    }
+
+    /// Collects parked entries where no CPU has used the tables, or all have flushed: the caller's business.
+    pub fn collect(
+        &self,
+        range: VirtRange,
+        each: impl FnMut(PhysAddr, PageSize, usize),
+    ) -> Result<(), EditError> {
+        // SAFETY: what the frames are used for is simulated too, so a mistake breaks nothing but the test.
+        unsafe { editor!(self, editor => editor.collect(range, each)) }
+    }
+
     pub fn populate(&self, range: VirtRange) -> Result<Flush, EditError> {
         editor!(self, editor => editor.populate(range))
     }
