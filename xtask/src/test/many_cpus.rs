@@ -56,6 +56,49 @@ pub(super) const MANY_CPUS: &[BootCase] = &[
         ..BootCase::USUAL
     },
     BootCase {
+        name: "a stress of the frame allocator on one CPU",
+        append: "stress-frames=300 seed=7",
+        says: &[
+            "stress-frames: 300 rounds on each of 1 CPUs, seed=7: ",
+            "stress-frames: ",
+            " double frees tried, 0 let through; 0 wrong numbers; ",
+            " heap pieces, 0 wrong",
+            " frames, and 0 are kept still",
+            "; 0 unexpected errors",
+            ": 0 lost; ",
+        ],
+        never: &["panicked", "unexpected:", "kernel panic"],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "a stress of the frame allocator on eight CPUs",
+        cpus: 8,
+        append: "no5lvl stress-frames=150 seed=8",
+        says: &[
+            "stress-frames: 150 rounds on each of 8 CPUs, seed=8: ",
+            " freed by another CPU",
+            " double frees tried, 0 let through; 0 wrong numbers; ",
+            " heap pieces, 0 wrong",
+            "stress-frames: CPUs kept ",
+            " frames, and 0 are kept still",
+            "stress-frames: all CPUs took ",
+            "; 0 unexpected errors",
+            ": 0 lost; ",
+        ],
+        never: &["panicked", "unexpected:", "kernel panic"],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "a long stress of the frame allocator on eight CPUs",
+        cpus: 8,
+        mem_mib: 1024,
+        append: "stress-frames=3000",
+        says: &["stress-frames: 3000 rounds on each of 8 CPUs", ": 0 lost; "],
+        never: &["panicked", "unexpected:", "kernel panic"],
+        slow: true,
+        ..BootCase::USUAL
+    },
+    BootCase {
         name: "a fault stops every CPU",
         cpus: 4,
         append: "nokaslr provoke=null",
