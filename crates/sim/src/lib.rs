@@ -28,6 +28,6 @@ mod tlb;
 pub use frames::SimFrames;
 pub use machine::{SimMachine, Use};
 pub use memory::SimMemory;
-pub use platform::{Grain, SimPlatform};
+pub use platform::{Grain, SimInterruptsOff, SimPlatform};
 pub use schedule::{Outcome, Program, Schedule};
 pub use tlb::{Possible, Seen, Violation};

@@ -1,7 +1,7 @@
 //! The simulated machine as the library's platform: its CPUs' names, their TLBs, interrupts between them, and rules left out on
 //! demand.
 
-use kspace::platform::{Complaint, Cpu, CpuId, CpuMask, LocalFlush, Tlb, TlbFeatures};
+use kspace::platform::{Complaint, Cpu, CpuId, CpuMask, Interrupts, LocalFlush, Tlb, TlbFeatures};
 use kspace::shootdown::{Probe, Rule, Step};
 
 use crate::{Schedule, SimMachine};
@@ -74,6 +74,33 @@ unsafe impl Cpu for SimPlatform<'_> {
 
     fn report(&self, complaint: &Complaint) {
         self.schedule.complain(complaint);
+    }
+}
+
+/// Interrupts are off on the simulated CPU that made it, until it is dropped.
+#[derive(Debug)]
+pub struct SimInterruptsOff<'r> {
+    schedule: &'r Schedule,
+    before: bool,
+}
+
+impl Drop for SimInterruptsOff<'_> {
+    fn drop(&mut self) {
+        self.schedule.set_interrupts(self.before);
+    }
+}
+
+// SAFETY: the schedule interrupts no CPU that does not take interrupts, and programs never move.
+unsafe impl<'r> Interrupts for SimPlatform<'r> {
+    type Off = SimInterruptsOff<'r>;
+
+    fn interrupts_off(&self) -> SimInterruptsOff<'r> {
+        let before = self.schedule.takes_interrupts();
+        self.schedule.set_interrupts(false);
+        SimInterruptsOff {
+            schedule: self.schedule,
+            before,
+        }
     }
 }
 

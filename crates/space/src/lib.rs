@@ -24,6 +24,7 @@ pub mod shootdown;
 mod table_count;
 mod table_frames;
 pub mod verify;
+pub mod vmalloc;
 pub mod vmemmap;
 mod words;
 

@@ -1,8 +1,9 @@
 //! What the library needs of the machine it runs on, as traits that a kernel implements once.
 //!
 //! ```text
-//!   Cpu   who am I, may I wait here, keep me here                   any kernel knows
-//!   Tlb   execute this invalidation here, interrupt those CPUs      a few instructions and the local APIC
+//!   Cpu          who am I, may I wait here, keep me here                   any kernel knows
+//!   Interrupts   keep them off here for a moment                           two instructions
+//!   Tlb          execute this invalidation here, interrupt those CPUs      a few instructions and the local APIC
 //! ```
 //!
 //! The library decides *which* invalidations are needed and *when* ([`shootdown`](crate::shootdown)); the kernel executes each as
@@ -67,8 +68,10 @@
 
 mod cpu;
 mod cpu_mask;
+mod interrupts;
 mod tlb;
 
 pub use cpu::{Complaint, Cpu};
 pub use cpu_mask::{CpuId, CpuMask, CpuMaskIter};
+pub use interrupts::Interrupts;
 pub use tlb::{LocalFlush, Tlb, TlbFeatures};

@@ -1,0 +1,370 @@
+//! Making areas: checked, placed, filled, known.
+
+use core::ops::ControlFlow;
+
+use kspace_frames::Order;
+use kspace_layout::{FRAME_SIZE, Pfn, VirtRange};
+use kspace_paging::{FrameSource, LeafBits, LeafTable};
+
+use super::arena::Run;
+use super::caller::Caller;
+use super::chunk::Chunk;
+use super::lazy;
+use super::pages::{CHUNK_PAGES, Pages};
+use super::pool::{Books, Pool};
+use super::slot::{AreaWord, SMALL_PAGES};
+use super::state::{Off, Vmalloc};
+use super::{AreaError, AreaFrames, AreaRequest, Kernel, Want};
+use crate::platform::Cpu;
+use crate::ranges;
+
+/// The largest alignment of an area in a chunk, in pages.
+const SMALL_ALIGN: u64 = CHUNK_PAGES / 2;
+/// From so many pages on, frames are taken in blocks: fewer entries in the books on frames, and frames that lie together.
+const BLOCKS_FROM: u64 = 8;
+
+/// A request that was checked, in pages.
+#[derive(Clone, Copy)]
+pub(super) struct Checked {
+    /// Without the guard.
+    pub(super) pages: u64,
+    pub(super) align: u64,
+}
+
+/// A place for an area, which nobody else has.
+struct Placed<'a> {
+    chunk: Chunk<'a>,
+    first: u64,
+}
+
+/// Something ran out: a purge may have it.
+pub(super) enum Shortage {
+    Space,
+    Frames { filled: u64 },
+    Tables,
+}
+
+impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
+    /// An area with frames of its own, and an unmapped page after it. Returns its addresses, without that page. It is the caller's until
+    /// it is [freed](Self::free).
+    ///
+    /// # Errors
+    ///
+    /// [`AreaError`].
+    #[inline]
+    #[track_caller]
+    pub fn allocate(&self, request: &AreaRequest) -> Result<VirtRange, AreaError> {
+        let caller = Caller::here();
+        let checked = self.check(request, true)?;
+        if checked.pages > SMALL_PAGES || checked.align > SMALL_ALIGN {
+            return self.allocate_large(request, checked, caller);
+        }
+        let want = Want {
+            owner: request.kind.owner(),
+            node: request.node,
+            zeroed: request.zeroed,
+        };
+        self.make(request, checked, caller, |off, table, slot| {
+            self.fill(off, table, slot, checked.pages, request, want)
+        })
+    }
+
+    /// An area that maps given frames: `frame` tells that of each page. They are not freed with it.
+    ///
+    /// # Errors
+    ///
+    /// [`AreaError`].
+    ///
+    /// # Safety
+    ///
+    /// The caller may use these frames so, with the rights and the cache type that the request says, until the area is freed and purged.
+    /// The machine's entries can name them.
+    #[inline]
+    #[track_caller]
+    pub unsafe fn map(
+        &self,
+        request: &AreaRequest,
+        frame: impl Fn(u64) -> Pfn,
+    ) -> Result<VirtRange, AreaError> {
+        let caller = Caller::here();
+        let checked = self.check(request, false)?;
+        if checked.pages > SMALL_PAGES || checked.align > SMALL_ALIGN {
+            return self.map_large(request, checked, caller, &frame);
+        }
+        self.make(request, checked, caller, |_, table, slot| {
+            let bits = LeafBits::new(request.protection, self.tables().limits());
+            for page in 0..checked.pages {
+                table.fill(slot + page as usize, 1, frame(page), bits);
+            }
+            ControlFlow::Continue(())
+        })
+    }
+
+    #[inline]
+    fn check(&self, request: &AreaRequest, owns_frames: bool) -> Result<Checked, AreaError> {
+        let AreaRequest { bytes, align, .. } = *request;
+        if bytes.wrapping_sub(1) >= self.area().size()
+            || !align.is_power_of_two()
+            || request.kind.owns_frames() != owns_frames
+            || self.platform().is_atomic()
+        {
+            return Err(self.refuse(request, owns_frames));
+        }
+        Ok(Checked {
+            pages: bytes.div_ceil(FRAME_SIZE),
+            align: (align / FRAME_SIZE).max(1),
+        })
+    }
+
+    #[cold]
+    fn refuse(&self, request: &AreaRequest, owns_frames: bool) -> AreaError {
+        let AreaRequest { bytes, align, .. } = *request;
+        if bytes == 0 {
+            AreaError::Empty
+        } else if bytes > self.area().size() {
+            AreaError::TooLarge {
+                bytes,
+                within: self.area(),
+            }
+        } else if !align.is_power_of_two() {
+            AreaError::Alignment { align }
+        } else if request.kind.owns_frames() != owns_frames {
+            AreaError::Kind(request.kind)
+        } else {
+            AreaError::AtomicContext
+        }
+    }
+
+    /// A small area, with `fill` to fill its entries. When something runs out, all that was freed is purged, and then it is tried again.
+    #[inline]
+    fn make(
+        &self,
+        request: &AreaRequest,
+        checked: Checked,
+        caller: Caller,
+        fill: impl Fn(&Off<K>, LeafTable<'a, K::Format>, usize) -> ControlFlow<u64>,
+    ) -> Result<VirtRange, AreaError> {
+        match self.try_make(request, checked, caller, &fill) {
+            Ok(range) => Ok(range),
+            Err(_) => self.make_again(request, checked, caller, &fill),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn make_again(
+        &self,
+        request: &AreaRequest,
+        checked: Checked,
+        caller: Caller,
+        fill: &impl Fn(&Off<K>, LeafTable<'a, K::Format>, usize) -> ControlFlow<u64>,
+    ) -> Result<VirtRange, AreaError> {
+        self.purge();
+        self.try_make(request, checked, caller, fill)
+            .map_err(|shortage| self.explain(checked, &shortage))
+    }
+
+    /// What is said about a shortage that a purge has not ended.
+    pub(super) fn explain(&self, checked: Checked, shortage: &Shortage) -> AreaError {
+        match *shortage {
+            Shortage::Space => AreaError::NoSpace {
+                pages: checked.pages + 1,
+                align: checked.align,
+                largest: self.with_space(&self.off(), |space| space.largest_free()),
+                within: self.area(),
+            },
+            Shortage::Frames { filled } => AreaError::NoFrames {
+                pages: checked.pages,
+                filled,
+            },
+            Shortage::Tables => AreaError::NoTables,
+        }
+    }
+
+    #[inline]
+    fn try_make(
+        &self,
+        request: &AreaRequest,
+        checked: Checked,
+        caller: Caller,
+        fill: &impl Fn(&Off<K>, LeafTable<'a, K::Format>, usize) -> ControlFlow<u64>,
+    ) -> Result<VirtRange, Shortage> {
+        let off = self.off();
+        let Placed { chunk, first } = self.place(&off, checked)?;
+        let word = AreaWord::live(
+            first,
+            checked.pages,
+            request.kind as u64,
+            request.node.map_or(0, |node| u64::from(node.get()) + 1),
+            caller.raw(),
+        );
+        let table = self.leaf_table(chunk);
+        if let ControlFlow::Break(filled) = fill(&off, table, self.slot_of(chunk, first)) {
+            self.abandon(&off, chunk, first, word, filled);
+            return Err(Shortage::Frames { filled });
+        }
+        word.publish(chunk.area(first));
+        self.arena(&off).count_new(checked.pages);
+        Ok(self.range_of(chunk.number(), first, checked.pages))
+    }
+
+    /// Fills entries with frames of the area's own. `Break`: how many pages had got theirs when there were no more.
+    #[inline]
+    fn fill(
+        &self,
+        off: &Off<K>,
+        table: LeafTable<'a, K::Format>,
+        slot: usize,
+        pages: u64,
+        request: &AreaRequest,
+        want: Want,
+    ) -> ControlFlow<u64> {
+        let bits = LeafBits::new(request.protection, self.tables().limits());
+        let mut filled = 0;
+        while filled < pages {
+            let left = pages - filled;
+            let (frame, order) = if left < BLOCKS_FROM {
+                let Some(frame) = self.frames().take(off, Order::FRAME, want) else {
+                    return ControlFlow::Break(filled);
+                };
+                (frame, Order::FRAME)
+            } else {
+                let Some(block) = self.take_block(off, left, want) else {
+                    return ControlFlow::Break(filled);
+                };
+                block
+            };
+            table.fill(slot + filled as usize, order.frames(), frame, bits);
+            filled += order.frames() as u64;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// A block of at most `pages` frames, as large as there is.
+    #[inline(never)]
+    fn take_block(&self, off: &Off<K>, pages: u64, want: Want) -> Option<(Pfn, Order)> {
+        let orders = (0..=pages.ilog2()).rev();
+        orders
+            .filter_map(|order| Order::try_new(order).ok())
+            .find_map(|order| {
+                let frame = self.frames().take(off, order, want)?;
+                Some((frame, order))
+            })
+    }
+
+    /// Leaves an area whose frames ran out to the purge.
+    #[cold]
+    #[inline(never)]
+    fn abandon(&self, off: &Off<K>, chunk: Chunk<'a>, first: u64, word: AreaWord, filled: u64) {
+        let slot = self.slot_of(chunk, first);
+        self.leaf_table(chunk).park(slot, filled as usize);
+        word.abandon(chunk.area(first));
+        self.defer(off, chunk, first);
+        self.lazy
+            .fetch_add(word.pages(), super::sync::Ordering::Relaxed);
+    }
+
+    /// Leaves an area whose entries are parked to the purge.
+    #[inline]
+    pub(super) fn defer(&self, _off: &Off<K>, chunk: Chunk<'a>, first: u64) {
+        if lazy::set_lazy(chunk.lazy(), chunk.mark(), first / 2) {
+            self.dirty.push(chunk.frame().as_u64(), chunk.dirty_next());
+        }
+    }
+
+    /// A place for the pages and their guard.
+    #[inline]
+    fn place(&self, off: &Off<K>, checked: Checked) -> Result<Placed<'a>, Shortage> {
+        let need = checked.pages + 1;
+        if checked.align == 1
+            && let Some((books, first)) = self.arena(off).place(need)
+        {
+            let chunk = self.chunk(books);
+            return Ok(Placed { chunk, first });
+        }
+        self.place_slow(off, need, checked.align)
+    }
+
+    /// A place in another run than this CPU's, which becomes this CPU's.
+    #[cold]
+    #[inline(never)]
+    fn place_slow(&self, off: &Off<K>, need: u64, align: u64) -> Result<Placed<'a>, Shortage> {
+        let placed = self.with_pool(off, |pool| {
+            let old = self.give_run(pool, self.arena(off).exchange(need, Run::NONE));
+            self.place_in(off, pool, old, need, align)
+        });
+        if let Some(placed) = placed {
+            return Ok(placed);
+        }
+        let chunk = self.make_chunk(off)?;
+        let placed = self.with_pool(off, |pool| {
+            pool.add(self, chunk);
+            self.place_in(off, pool, Some(chunk), need, align)
+        });
+        placed.ok_or(Shortage::Space)
+    }
+
+    fn place_in(
+        &self,
+        off: &Off<K>,
+        pool: &mut Pool,
+        preferred: Option<Chunk<'a>>,
+        need: u64,
+        align: u64,
+    ) -> Option<Placed<'a>> {
+        let found = pool.find(self, preferred, need, align)?;
+        let (chunk, first) = (found.chunk, found.first);
+        let rest = Run::new(chunk.frame(), first + need, found.end);
+        let old = self.arena(off).exchange(need, rest);
+        self.give_run(pool, old);
+        Some(Placed { chunk, first })
+    }
+
+    /// Gives the rest of a run back to its chunk.
+    pub(super) fn give_run(&self, pool: &mut Pool, run: Run) -> Option<Chunk<'a>> {
+        if run.next() == run.end() {
+            return None;
+        }
+        let chunk = self.chunk(run.books());
+        pool.give(self, chunk, Pages::between(run.next(), run.end()));
+        Some(chunk)
+    }
+
+    /// A new chunk, with its page table, known in the index.
+    fn make_chunk(&self, off: &Off<K>) -> Result<Chunk<'a>, Shortage> {
+        let books = self.frames().allocate().ok_or(Shortage::Tables)?;
+        let made = self.with_space(off, |space| {
+            let request = ranges::Request::pages(CHUNK_PAGES).aligned(CHUNK_PAGES);
+            let range = match space.allocate(&request) {
+                Ok(range) => range,
+                Err(ranges::AllocateError::NoSpace { .. }) => return Err(Shortage::Space),
+                Err(_) => return Err(Shortage::Tables),
+            };
+            let chunk = self.chunk(books);
+            let made = self.make_chunk_at(chunk, range);
+            if made.is_err() {
+                let freed = space.free(range);
+                debug_assert!(freed.is_ok(), "it was allocated just now");
+            }
+            made.map(|()| chunk)
+        });
+        if made.is_err() {
+            self.frames().release(books);
+        }
+        made
+    }
+
+    /// The space is held.
+    fn make_chunk_at(&self, chunk: Chunk<'a>, range: VirtRange) -> Result<(), Shortage> {
+        let number = self.number_of(range.start());
+        let nodes = self.index.reserve(self, self.frames(), number);
+        let nodes = nodes.map_err(|_| Shortage::Tables)?;
+        let Ok(table) = self.tables().leaf_table(range.start()) else {
+            nodes.release(self.frames());
+            return Err(Shortage::Tables);
+        };
+        chunk.begin(number, table.table());
+        self.index.insert(self, number, chunk.frame(), nodes);
+        Ok(())
+    }
+}

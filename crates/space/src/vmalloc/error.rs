@@ -1,0 +1,174 @@
+//! What can be wrong, and how it is said.
+
+use core::fmt;
+use core::panic::Location;
+
+use kspace_layout::{ByteSize, FRAME_SIZE, VirtAddr, VirtRange};
+
+/// Why there is no area. Nothing was changed; what had to be undone is undone by the next purge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AreaError {
+    /// No bytes were asked for.
+    Empty,
+    /// More than the whole of the address space there is for areas.
+    TooLarge {
+        /// What was asked for.
+        bytes: u64,
+        /// Where it would have to be.
+        within: VirtRange,
+    },
+    /// The alignment is no power of two.
+    Alignment {
+        /// What was asked for.
+        align: u64,
+    },
+    /// The kind of area has frames of its own, or has none, and the call is for the other sort.
+    Kind(super::Kind),
+    /// In an interrupt handler, or with a lock held.
+    AtomicContext,
+    /// Nowhere are so many pages free in one piece, though all that was freed has been purged.
+    NoSpace {
+        /// What was asked for, with the guard page.
+        pages: u64,
+        /// At a multiple of so many.
+        align: u64,
+        /// The longest free piece, outside chunks.
+        largest: u64,
+        /// Where it would have to be.
+        within: VirtRange,
+    },
+    /// More pages than the machine has frames.
+    BeyondMemory {
+        /// What was asked for.
+        pages: u64,
+        /// Frames of the machine.
+        memory: u64,
+    },
+    /// Frames for the area ran out, though all that was freed has been purged.
+    NoFrames {
+        /// Pages asked for.
+        pages: u64,
+        /// Pages that had got their frames; they are given back.
+        filled: u64,
+    },
+    /// Frames for a page table or the books on areas ran out.
+    NoTables,
+}
+
+impl fmt::Display for AreaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("vmalloc: ")?;
+        match *self {
+            Self::Empty => f.write_str("no bytes were asked for; ask for at least one"),
+            Self::TooLarge { bytes, within } => write!(
+                f,
+                "{bytes:#x} bytes: more than all of {within} ({:#x} bytes)",
+                within.size()
+            ),
+            Self::Alignment { align } => {
+                write!(f, "alignment {align:#x}: it is no power of two")
+            }
+            Self::Kind(kind) if kind.owns_frames() => {
+                write!(f, "an area for {kind} has frames of its own; give none")
+            }
+            Self::Kind(kind) => write!(f, "an area for {kind} has no frames of its own; give some"),
+            Self::AtomicContext => f.write_str(
+                "in atomic context (a lock held, or in an interrupt handler); allocate before it",
+            ),
+            Self::NoSpace {
+                pages,
+                align,
+                largest,
+                within,
+            } => write!(
+                f,
+                "no {pages} free pages in one piece at a multiple of {align} in {within}; the longest piece has {largest}"
+            ),
+            Self::BeyondMemory { pages, memory } => write!(
+                f,
+                "{} are asked for, and the machine has {} of memory; ask for less",
+                ByteSize(pages * FRAME_SIZE),
+                ByteSize(memory * FRAME_SIZE)
+            ),
+            Self::NoFrames { pages, filled } => write!(
+                f,
+                "out of memory at page {filled} of {pages} ({} KiB); free some, or ask for less",
+                pages * (FRAME_SIZE / 1024)
+            ),
+            Self::NoTables => f.write_str("out of memory for page tables and books; free some"),
+        }
+    }
+}
+
+impl core::error::Error for AreaError {}
+
+/// Why nothing was freed. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FreeError {
+    pub(super) address: VirtAddr,
+    pub(super) caller: &'static Location<'static>,
+    pub(super) problem: FreeProblem,
+}
+
+/// What is wrong with an address that is to be freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FreeProblem {
+    /// It does not lie where areas lie.
+    Outside(VirtRange),
+    /// No area begins there, nor ever did, as far as is known.
+    NoArea,
+    /// It lies inside an area.
+    Inside(VirtRange),
+    /// It has been freed before.
+    Freed {
+        /// By whom, if that is known.
+        by: Option<&'static Location<'static>>,
+        /// What it was.
+        range: VirtRange,
+    },
+}
+
+impl FreeError {
+    /// What was to be freed.
+    #[must_use]
+    pub const fn address(&self) -> VirtAddr {
+        self.address
+    }
+
+    /// Who wanted to free it.
+    #[must_use]
+    pub const fn caller(&self) -> &'static Location<'static> {
+        self.caller
+    }
+
+    /// What is wrong.
+    #[must_use]
+    pub const fn problem(&self) -> FreeProblem {
+        self.problem
+    }
+}
+
+impl fmt::Display for FreeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vfree {} by {}: ", self.address, self.caller)?;
+        match self.problem {
+            FreeProblem::Outside(area) => write!(f, "not in {area}, where areas are"),
+            FreeProblem::NoArea => f.write_str("no area begins there"),
+            FreeProblem::Inside(range) => write!(
+                f,
+                "inside the area {range}; free it by its start, {}",
+                range.start()
+            ),
+            FreeProblem::Freed { by, range } => {
+                write!(f, "a double free: the area {range} was freed before")?;
+                match by {
+                    Some(by) => write!(f, ", by {by}"),
+                    None => Ok(()),
+                }
+            }
+        }?;
+        f.write_str("; nothing was changed")
+    }
+}
+
+impl core::error::Error for FreeError {}

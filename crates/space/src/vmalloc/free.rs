@@ -1,0 +1,123 @@
+//! Freeing: the area is taken from its owner, its entries stop leading anywhere, and the rest waits for the purge.
+
+use core::panic::Location;
+use core::sync::atomic::Ordering;
+
+use kspace_layout::{FRAME_SIZE, VirtAddr};
+
+use super::caller::Caller;
+use super::chunk::Chunk;
+use super::error::{FreeError, FreeProblem};
+use super::pages::CHUNK_PAGES;
+use super::pool::Books;
+use super::slot::AreaWord;
+use super::state::{Off, Vmalloc};
+use super::{AreaInfo, Kernel, State};
+use crate::platform::Cpu;
+
+impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
+    /// Frees the area that begins at `start`. When this returns, an access to it faults, on this CPU and on others as soon as they have
+    /// no translation of it any more; its frames and addresses are for others after the next purge.
+    ///
+    /// In any context but an NMI: in atomic context the purge that may be due is left to the next free outside one.
+    ///
+    /// # Errors
+    ///
+    /// [`FreeError`]: no area begins there, or not any more. Nothing was changed.
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses the area any more, and it is the caller's to free.
+    #[inline]
+    #[track_caller]
+    pub unsafe fn free(&self, start: VirtAddr) -> Result<(), FreeError> {
+        let caller = Location::caller();
+        if !self.area().contains(start) {
+            return Err(FreeError {
+                address: start,
+                caller,
+                problem: FreeProblem::Outside(self.area()),
+            });
+        }
+        let off = self.off();
+        let number = self.number_of(start);
+        let page = start.as_u64() / FRAME_SIZE % CHUNK_PAGES;
+        let Some(books) = self.index.get(self, number) else {
+            drop(off);
+            return self.free_large(start, caller);
+        };
+        let chunk = self.chunk(books);
+        let by = Caller::of(caller);
+        let freed = if start.is_aligned(FRAME_SIZE) {
+            AreaWord::free(chunk.area(page), page, by.raw())
+        } else {
+            Err(AreaWord::load(chunk.area(page)))
+        };
+        let word = match freed {
+            Ok(word) => word,
+            Err(found) => return Err(self.why_not(&off, chunk, start, found, caller)),
+        };
+        let table = self.leaf_table(chunk);
+        table.park(self.slot_of(chunk, page), word.pages() as usize);
+        self.defer(&off, chunk, page);
+        let told = self.arena(&off).count_freed(word.pages(), self.batch);
+        drop(off);
+        if let Some(pages) = told {
+            self.count_lazy(pages);
+        }
+        Ok(())
+    }
+
+    /// Adds to the common count of pages that wait, and purges when it is time.
+    #[inline(never)]
+    pub(super) fn count_lazy(&self, pages: u64) {
+        let before = self.lazy.fetch_add(pages, Ordering::Relaxed);
+        if before.wrapping_add(pages) as i64 >= self.bound as i64 && !self.platform().is_atomic() {
+            self.purge_if_nobody_does();
+        }
+    }
+
+    /// Why nothing was freed.
+    #[cold]
+    #[inline(never)]
+    fn why_not(
+        &self,
+        _off: &Off<K>,
+        chunk: Chunk<'a>,
+        address: VirtAddr,
+        found: AreaWord,
+        caller: &'static Location<'static>,
+    ) -> FreeError {
+        let page = address.as_u64() / FRAME_SIZE % CHUNK_PAGES;
+        let problem = if let Some(info) = self.around(chunk, page)
+            && info.state == State::Live
+        {
+            // It may have been freed and made again since: then it begins there, and is not this caller's any more.
+            FreeProblem::Inside(info.range)
+        } else if found.begins_at(page) && address.is_aligned(FRAME_SIZE) && !found.is_live() {
+            FreeProblem::Freed {
+                // SAFETY: the words of areas have callers from `Caller::raw` only.
+                by: unsafe { Caller::place(found.caller()) },
+                range: self.range_of(chunk.number(), page, found.pages()),
+            }
+        } else {
+            FreeProblem::NoArea
+        };
+        FreeError {
+            address,
+            caller,
+            problem,
+        }
+    }
+
+    /// The area in which a page of a chunk lies, guard included.
+    pub(super) fn around(&self, chunk: Chunk<'a>, page: u64) -> Option<AreaInfo> {
+        let (slot, word) = (0..=page / 2).rev().find_map(|slot| {
+            let word = AreaWord::load(chunk.area(2 * slot));
+            let known = word.is_live() || word.is_lazy();
+            (known && word.first(slot) <= page).then_some((slot, word))
+        })?;
+        let end = word.first(slot) + word.pages() + 1;
+        (page < end).then(|| self.info(chunk, slot, word))
+    }
+}

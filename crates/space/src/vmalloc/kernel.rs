@@ -1,0 +1,61 @@
+//! What areas are built on: the machine, its memory, and where frames come from.
+
+use kspace_frames::zone::NodeId;
+use kspace_frames::{Order, Owner};
+use kspace_layout::Pfn;
+use kspace_paging::{EntryFormat, FrameSource, PhysMemory};
+
+use crate::platform::{Interrupts, Tlb};
+use crate::shootdown::Probe;
+
+/// What a kernel is made of, as far as its areas are concerned: one type that names all the others.
+pub trait Kernel {
+    /// The CPUs.
+    type Platform: Interrupts + Tlb;
+    /// The memory that page tables and books are in.
+    type Memory: PhysMemory;
+    /// The format of the page tables.
+    type Format: EntryFormat;
+    /// Where frames come from.
+    type Frames: AreaFrames<Guard = <Self::Platform as Interrupts>::Off>;
+    /// What looks into the shootdown: [`Unprobed`](crate::shootdown::Unprobed), but in tests.
+    type Probe: Probe;
+}
+
+/// What a block of frames is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// Whose it will be.
+    pub owner: Owner,
+    /// The node it should be near to; `None`: this CPU's.
+    pub node: Option<NodeId>,
+    /// Whether it is to be filled with zeros.
+    pub zeroed: bool,
+}
+
+/// Where the frames of areas come from; and, as a [`FrameSource`], zeroed ones for page tables and books.
+///
+/// # Safety
+///
+/// Beside what [`FrameSource`] asks for:
+/// - a block from [`take`](Self::take) is RAM at a multiple of its size, which nobody else uses until [`give`](Self::give);
+/// - no call waits for another CPU, or takes a lock that is held over a call into this crate: some are made with a lock held.
+pub unsafe trait AreaFrames: FrameSource {
+    /// Proof that interrupts are off.
+    type Guard;
+
+    /// How many frames there are, free or not: no area is larger.
+    fn total(&self) -> u64;
+
+    /// A block of 2^`order` frames, marked as mapped in the books on frames, if there are any; `None` when there is none to be had at
+    /// once.
+    fn take(&self, guard: &Self::Guard, order: Order, want: Want) -> Option<Pfn>;
+
+    /// Takes back the block that begins at `first`, whose order is in the books on frames; returns that order. `None` when the books say
+    /// that no such block is in use: then it stays lost.
+    ///
+    /// # Safety
+    ///
+    /// `first` came from [`take`](Self::take), no table leads to the block any more, and no CPU has a translation to it.
+    unsafe fn give(&self, guard: &Self::Guard, first: Pfn) -> Option<Order>;
+}

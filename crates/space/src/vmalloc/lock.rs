@@ -1,0 +1,42 @@
+//! A spin lock for what is changed rarely. Who takes it has interrupts off, so no handler spins for what its own CPU holds.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::platform::Interrupts;
+
+/// A value that one CPU at a time may change.
+pub(super) struct Lock<T> {
+    held: AtomicBool,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: `with` lends the value to one CPU at a time.
+unsafe impl<T: Send> Sync for Lock<T> {}
+
+impl<T> Lock<T> {
+    pub(super) const fn new(value: T) -> Self {
+        Self {
+            held: AtomicBool::new(false),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// Changes the value. `body` takes no other lock but in the order of their fields in `Vmalloc`, and never waits for a flush.
+    pub(super) fn with<P: Interrupts, R>(
+        &self,
+        platform: &P,
+        _off: &P::Off,
+        body: impl FnOnce(&mut T) -> R,
+    ) -> R {
+        while self.held.swap(true, Ordering::Acquire) {
+            while self.held.load(Ordering::Relaxed) {
+                platform.relax();
+            }
+        }
+        // SAFETY: the lock is held, by the swap above, until the store below. A body that panics leaves it held for ever.
+        let result = body(unsafe { &mut *self.value.get() });
+        self.held.store(false, Ordering::Release);
+        result
+    }
+}

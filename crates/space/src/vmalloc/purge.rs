@@ -1,0 +1,249 @@
+//! The purge: one flush on all CPUs for all that was freed, and only then frames and addresses for others.
+//!
+//! ```text
+//!   1  take the dirty chunks, and of each its lazy areas            (areas freed from now on wait for the next purge)
+//!   2  one shootdown
+//!   3  each area: frames out of its parked entries, and freed; its word Free; its pages to the pool
+//!   4  trim: chunks without areas go, when there are many of them, or all was asked for
+//! ```
+//!
+//! One purger at a time. It holds no lock while it waits for the shootdown, and has interrupts on, if they were.
+
+use core::sync::atomic::Ordering;
+
+use kspace_frames::zone::Shortage;
+use kspace_layout::{PageSize, VirtRange};
+use kspace_paging::{Invalidation, Stale};
+
+use super::chunk::Chunk;
+use super::lazy::take_lazy;
+use super::pages::Pages;
+use super::pool::Books;
+use super::slot::AreaWord;
+use super::state::{Off, Vmalloc};
+use super::{AreaFrames, Kernel, Kind};
+use crate::platform::{Cpu, Tlb};
+use crate::shootdown::PAGE_LIMIT;
+
+/// What a purge has given back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// Areas whose addresses are free.
+    pub areas: u64,
+    /// Pages that they had.
+    pub pages: u64,
+    /// Frames that were freed: of areas, page tables and books.
+    pub frames: u64,
+    /// Chunks that were given up.
+    pub chunks: u64,
+}
+
+/// What is to be purged: chunks, linked, and what the CPUs must forget about them.
+struct Batch {
+    first: u64,
+    pages: u64,
+    span: Option<VirtRange>,
+}
+
+/// How far to go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trim {
+    /// Chunks without areas stay, up to a number, for the next areas.
+    Surplus,
+    /// All chunks without areas go.
+    All,
+}
+
+impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
+    /// Flushes, and gives back all that was freed before the call: frames, addresses, and chunks without areas with their tables and books.
+    /// When another CPU purges, waits until it is done. In atomic context, where nobody may wait, does nothing.
+    pub fn purge(&self) -> Purged {
+        if self.platform().is_atomic() {
+            return Purged::default();
+        }
+        while self.purging.swap(true, Ordering::Acquire) {
+            self.wait_for_purger();
+        }
+        let purged = self.purge_all(Trim::All);
+        self.purging.store(false, Ordering::Release);
+        purged
+    }
+
+    /// As [`purge`](Self::purge), for the zones when memory is short
+    /// ([`Hooks::reclaim`](kspace_frames::zone::Hooks::reclaim)): returns how many frames were freed.
+    pub fn reclaim(&self, shortage: &Shortage) -> u64 {
+        if shortage.may_wait && !self.purging.load(Ordering::Relaxed) {
+            self.purge().frames
+        } else {
+            0
+        }
+    }
+
+    /// Purges because it is time to, unless somebody does already.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn purge_if_nobody_does(&self) {
+        if !self.purging.swap(true, Ordering::Acquire) {
+            self.purge_all(Trim::Surplus);
+            self.purging.store(false, Ordering::Release);
+        }
+    }
+
+    /// One turn of waiting. The purger waits for this CPU, so it serves.
+    fn wait_for_purger(&self) {
+        let _off = self.off();
+        self.shootdown().serve();
+        self.platform().serve_others();
+        self.platform().relax();
+    }
+
+    /// Only the purger calls this.
+    fn purge_all(&self, trim: Trim) -> Purged {
+        let batch = self.gather();
+        let mut purged = Purged::default();
+        let large = self.gather_large();
+        if batch.first != 0 || large.is_some() {
+            let small = batch.span.map(|span| self.stale(span, batch.pages));
+            self.shootdown()
+                .invalidate_all(small.into_iter().chain(large));
+            self.release(&batch, &mut purged);
+            self.release_large(&mut purged);
+            self.lazy.fetch_sub(purged.pages, Ordering::Relaxed);
+        }
+        match trim {
+            Trim::All => self.trim(0, &mut purged),
+            Trim::Surplus => self.trim(self.kept_chunks(), &mut purged),
+        }
+        purged
+    }
+
+    /// How many chunks without areas stay: as many as one bound's worth of pages needs if every area has one page.
+    const fn kept_chunks(&self) -> u64 {
+        2 * self.bound / super::pages::CHUNK_PAGES + 2 * CPUS as u64
+    }
+
+    /// What the CPUs must forget about freed areas that lie in `span`, with so many pages.
+    fn stale(&self, span: VirtRange, pages: u64) -> Invalidation {
+        // Page by page if they are few and near each other. Else all is forgotten, whatever the range says.
+        let few = pages <= u64::from(PAGE_LIMIT);
+        Invalidation::Range(Stale {
+            range: if few { span } else { self.area() },
+            page: PageSize::Size4K,
+            global: true,
+            tables: false,
+            root: false,
+        })
+    }
+
+    /// Step 1.
+    fn gather(&self) -> Batch {
+        let mut batch = Batch {
+            first: 0,
+            pages: 0,
+            span: None,
+        };
+        let mut next = self.dirty.take();
+        while let Some(chunk) = self.linked(next) {
+            next = chunk.dirty_next().load(Ordering::Relaxed);
+            let lazy = take_lazy(chunk.lazy(), chunk.mark());
+            if lazy == [0; 4] {
+                continue;
+            }
+            chunk.set_batch(lazy);
+            chunk.purge_next().store(batch.first, Ordering::Relaxed);
+            batch.first = chunk.frame().as_u64();
+            for (slot, word) in areas_of(chunk, lazy) {
+                let range = self.range_of(chunk.number(), word.first(slot), word.pages());
+                batch.pages += word.pages();
+                batch.span = Some(match batch.span {
+                    None => range,
+                    Some(span) => hull(span, range),
+                });
+            }
+        }
+        batch
+    }
+
+    /// Step 3.
+    fn release(&self, batch: &Batch, purged: &mut Purged) {
+        let mut next = batch.first;
+        while let Some(chunk) = self.linked(next) {
+            next = chunk.purge_next().load(Ordering::Relaxed);
+            let off = self.off();
+            let mut pages = Pages::NONE;
+            for (slot, word) in areas_of(chunk, chunk.batch()) {
+                self.release_area(&off, chunk, slot, word, purged);
+                let first = word.first(slot);
+                pages.insert(Pages::between(first, first + word.pages() + 1));
+            }
+            self.with_pool(&off, |pool| pool.give(self, chunk, pages));
+        }
+    }
+
+    #[inline]
+    fn release_area(
+        &self,
+        off: &Off<K>,
+        chunk: Chunk<'a>,
+        slot: u64,
+        word: AreaWord,
+        purged: &mut Purged,
+    ) {
+        let first = word.first(slot);
+        let owns_frames = Kind::from_raw(word.kind()).owns_frames();
+        let each = |frame: kspace_layout::Pfn, count: usize| {
+            if owns_frames {
+                purged.frames += self.give_frames(off, frame, count as u64);
+            }
+        };
+        let table = self.leaf_table(chunk);
+        // SAFETY: the area was parked before its lazy bit was set, and all CPUs have been flushed since the bit was taken.
+        unsafe { table.collect(self.slot_of(chunk, first), word.pages() as usize, each) };
+        word.release(chunk.area(first));
+        purged.areas += 1;
+        purged.pages += word.pages();
+    }
+
+    /// Gives back blocks that lie one behind the other, as they were taken. Returns how many frames they had.
+    #[inline]
+    pub(super) fn give_frames(&self, off: &Off<K>, first: kspace_layout::Pfn, count: u64) -> u64 {
+        let (mut done, mut given) = (0, 0);
+        while done < count {
+            let frame = kspace_layout::Pfn::new(first.as_u64() + done);
+            // SAFETY: an area's frames were taken for it, its entries do not lead there any more, and all CPUs have been flushed.
+            match unsafe { self.frames().give(off, frame) } {
+                Some(order) => {
+                    done += order.frames() as u64;
+                    given += order.frames() as u64;
+                }
+                None => {
+                    self.lost.fetch_add(1, Ordering::Relaxed);
+                    done += 1;
+                }
+            }
+        }
+        given
+    }
+}
+
+/// The areas of a chunk that the bits name.
+fn areas_of(chunk: Chunk<'_>, bits: [u64; 4]) -> impl Iterator<Item = (u64, AreaWord)> {
+    (0..).zip(bits).flat_map(move |(word, mut bits)| {
+        core::iter::from_fn(move || {
+            if bits == 0 {
+                return None;
+            }
+            let slot = 64 * word + u64::from(bits.trailing_zeros());
+            bits &= bits - 1;
+            Some((slot, AreaWord::load(chunk.area(2 * slot))))
+        })
+    })
+}
+
+/// What covers both.
+fn hull(one: VirtRange, other: VirtRange) -> VirtRange {
+    let start = one.start().min(other.start());
+    let last = one.last().max(other.last());
+    // Both lie in one area, so nothing between them is missing.
+    VirtRange::try_from_bounds(start, last).unwrap_or(one)
+}

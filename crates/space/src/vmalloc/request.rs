@@ -1,0 +1,144 @@
+//! What is asked for.
+
+use core::fmt;
+
+use kspace_frames::Owner;
+use kspace_frames::zone::NodeId;
+use kspace_layout::FRAME_SIZE;
+use kspace_paging::{Access, Protection};
+
+/// What an area is for. The numbers are in the books on areas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// Memory: frames of its own.
+    Memory = 0,
+    /// A stack: frames of its own.
+    Stack = 1,
+    /// Code: frames of its own.
+    Executable = 2,
+    /// Frames that somebody gave.
+    Frames = 3,
+    /// Frames that somebody gave, for a short time.
+    ShortLived = 4,
+    /// A device's registers or memory.
+    Device = 5,
+}
+
+impl Kind {
+    const ALL: [Self; 6] = [
+        Self::Memory,
+        Self::Stack,
+        Self::Executable,
+        Self::Frames,
+        Self::ShortLived,
+        Self::Device,
+    ];
+
+    /// The kind with this number, from the books.
+    pub(super) fn from_raw(raw: u64) -> Self {
+        let index = usize::try_from(raw).unwrap_or(usize::MAX);
+        Self::ALL.get(index).copied().unwrap_or(Self::Memory)
+    }
+
+    /// Whether the frames belong to the area, and are freed with it.
+    #[inline]
+    #[must_use]
+    pub const fn owns_frames(self) -> bool {
+        matches!(self, Self::Memory | Self::Stack | Self::Executable)
+    }
+
+    /// Whose frames they are in the books on frames.
+    #[inline]
+    pub(super) const fn owner(self) -> Owner {
+        match self {
+            Self::Stack => Owner::STACK,
+            _ => Owner::VMALLOC,
+        }
+    }
+}
+
+/// As `/proc/vmallocinfo` calls them.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Memory => "vmalloc",
+            Self::Stack => "stack",
+            Self::Executable => "executable",
+            Self::Frames => "vmap",
+            Self::ShortLived => "vm_map_ram",
+            Self::Device => "ioremap",
+        })
+    }
+}
+
+/// A request for an area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AreaRequest {
+    pub(super) bytes: u64,
+    pub(super) align: u64,
+    pub(super) kind: Kind,
+    pub(super) protection: Protection,
+    pub(super) node: Option<NodeId>,
+    pub(super) zeroed: bool,
+}
+
+impl AreaRequest {
+    /// At least so many bytes of writable memory, at any page.
+    #[inline]
+    #[must_use]
+    pub const fn new(bytes: u64) -> Self {
+        Self {
+            bytes,
+            align: FRAME_SIZE,
+            kind: Kind::Memory,
+            protection: Protection::kernel(Access::ReadWrite),
+            node: None,
+            zeroed: false,
+        }
+    }
+
+    /// At a multiple of so many bytes: a power of two. Less than a page counts as a page.
+    #[inline]
+    #[must_use]
+    pub const fn aligned(self, bytes: u64) -> Self {
+        Self {
+            align: bytes,
+            ..self
+        }
+    }
+
+    /// For something else than memory.
+    #[inline]
+    #[must_use]
+    pub const fn kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
+    }
+
+    /// With other rights.
+    #[inline]
+    #[must_use]
+    pub const fn protection(self, protection: Protection) -> Self {
+        Self { protection, ..self }
+    }
+
+    /// Near to a node, and not to this CPU's.
+    #[inline]
+    #[must_use]
+    pub const fn node(self, node: NodeId) -> Self {
+        Self {
+            node: Some(node),
+            ..self
+        }
+    }
+
+    /// Filled with zeros.
+    #[inline]
+    #[must_use]
+    pub const fn zeroed(self) -> Self {
+        Self {
+            zeroed: true,
+            ..self
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What is remembered of an area: one word, and the states that it goes through.
+//!
+//! ```text
+//!   63                      32 31    22 21    15 14   11 10     3    2     1    0
+//!   |  caller, as a distance  |        | node+1 | kind  | pages  | odd |  state  |
+//!
+//!           publish (placed here)         free (anybody, once)           release (the purger, after the flush)
+//!   Free ------------------------> Live ----------------------> Lazy -----------------------------------> Free
+//!                                   '--- abandon: straight to Lazy, when its frames ran out ---^
+//! ```
+//!
+//! Areas have a guard page, so they are two pages long at least, and no two of a chunk begin in the same pair of pages: the pair's
+//! number is the word's, and `odd` says with which page of the pair the area begins.
+//!
+//! The promise: of all who free an area, exactly one succeeds, and the others learn who that was.
+
+use super::sync::{AtomicU64, Ordering};
+
+const STATE: u64 = 0b11;
+const ODD_SHIFT: u32 = 2;
+const PAGES_SHIFT: u32 = 3;
+const PAGES_MASK: u64 = 0xff;
+const KIND_SHIFT: u32 = 11;
+const KIND_MASK: u64 = 0xf;
+const NODE_SHIFT: u32 = 15;
+const NODE_MASK: u64 = 0x7f;
+const CALLER_SHIFT: u32 = 32;
+
+const FREE: u64 = 0;
+const LIVE: u64 = 1;
+const LAZY: u64 = 2;
+
+/// The most pages that an area in a chunk can have, without its guard.
+pub(super) const SMALL_PAGES: u64 = PAGES_MASK;
+
+/// What an area's word says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AreaWord(u64);
+
+impl AreaWord {
+    /// The word of a live area. `kind` is below 16, `node` below 128: the number plus one, or zero.
+    #[inline]
+    pub(super) const fn live(first: u64, pages: u64, kind: u64, node: u64, caller: u32) -> Self {
+        Self(
+            LIVE | (first & 1) << ODD_SHIFT
+                | pages << PAGES_SHIFT
+                | kind << KIND_SHIFT
+                | node << NODE_SHIFT
+                | (caller as u64) << CALLER_SHIFT,
+        )
+    }
+
+    #[inline]
+    pub(super) const fn is_live(self) -> bool {
+        self.0 & STATE == LIVE
+    }
+
+    #[inline]
+    pub(super) const fn is_lazy(self) -> bool {
+        self.0 & STATE == LAZY
+    }
+
+    /// Whether an area begins, or began last, at `first`, which lies in the word's pair of pages.
+    #[inline]
+    pub(super) const fn begins_at(self, first: u64) -> bool {
+        self.0 >> ODD_SHIFT & 1 == first & 1 && self.pages() != 0
+    }
+
+    /// The first page of the area in slot `slot`.
+    #[inline]
+    pub(super) const fn first(self, slot: u64) -> u64 {
+        2 * slot + (self.0 >> ODD_SHIFT & 1)
+    }
+
+    /// Its pages, without the guard.
+    #[inline]
+    pub(super) const fn pages(self) -> u64 {
+        self.0 >> PAGES_SHIFT & PAGES_MASK
+    }
+
+    #[inline]
+    pub(super) const fn kind(self) -> u64 {
+        self.0 >> KIND_SHIFT & KIND_MASK
+    }
+
+    #[inline]
+    pub(super) const fn node(self) -> u64 {
+        self.0 >> NODE_SHIFT & NODE_MASK
+    }
+
+    /// Who allocated it, or once it is not live any more, who freed it.
+    #[inline]
+    pub(super) const fn caller(self) -> u32 {
+        // What is left of 64 bits after the shift are 32.
+        (self.0 >> CALLER_SHIFT) as u32
+    }
+
+    #[inline]
+    const fn with(self, state: u64, caller: u32) -> Self {
+        let kept = self.0 & !STATE & ((1 << CALLER_SHIFT) - 1);
+        Self(kept | state | (caller as u64) << CALLER_SHIFT)
+    }
+
+    #[inline]
+    pub(super) fn load(slot: &AtomicU64) -> Self {
+        Self(slot.load(Ordering::Acquire))
+    }
+
+    /// Makes a placed area known. Its entries are filled.
+    #[inline]
+    pub(super) fn publish(self, slot: &AtomicU64) {
+        slot.store(self.0, Ordering::Release);
+    }
+
+    /// Makes known that what was placed is to be purged, without ever having been an area.
+    pub(super) fn abandon(self, slot: &AtomicU64) {
+        slot.store(self.with(LAZY, self.caller()).0, Ordering::Release);
+    }
+
+    /// Takes the area at `first` away from all others. `Err`: what is there instead of a live area.
+    #[inline]
+    pub(super) fn free(slot: &AtomicU64, first: u64, caller: u32) -> Result<Self, Self> {
+        let mut found = Self::load(slot);
+        loop {
+            if !(found.is_live() && found.begins_at(first)) {
+                return Err(found);
+            }
+            let freed = found.with(LAZY, caller);
+            // Acquire: the entries are as who published it left them. Release: who finds it freed learns by whom.
+            match slot.compare_exchange(found.0, freed.0, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(found),
+                Err(other) => found = Self(other),
+            }
+        }
+    }
+
+    /// Gives up what was lazy, after the flush. Who freed it stays readable, until another area begins in these two pages.
+    pub(super) fn release(self, slot: &AtomicU64) {
+        slot.store(self.with(FREE, self.caller()).0, Ordering::Release);
+    }
+}

@@ -1,0 +1,240 @@
+//! The areas of one part of the address space: [`Vmalloc`], what it has, and what is shared in it how.
+
+use core::fmt;
+use core::sync::atomic::AtomicBool;
+
+use kspace_layout::{FRAME_SIZE, PhysAddr, VirtAddr, VirtRange};
+use kspace_paging::{Editor, FrameSource, LeafTable, PhysMemory};
+
+use super::arena::Arena;
+use super::chunk::{Chunk, Words};
+use super::index::{Index, Reach};
+use super::large::Large;
+use super::lazy::DirtyStack;
+use super::lock::Lock;
+use super::pages::CHUNK_PAGES;
+use super::pool::{Books, Pool};
+use super::sync::AtomicU64;
+use super::{AreaError, Kernel};
+use crate::platform::{Cpu, Interrupts};
+use crate::ranges::Ranges;
+use crate::shootdown::Shootdown;
+
+/// Bytes of a chunk.
+pub(super) const CHUNK_BYTES: u64 = CHUNK_PAGES * FRAME_SIZE;
+
+/// Freed pages that a CPU counts for itself at most, before it looks whether a purge is due.
+const BATCH: u64 = 32;
+
+/// The proof that interrupts are off.
+pub(super) type Off<K> = <<K as Kernel>::Platform as Interrupts>::Off;
+
+/// The shootdown that an area's kernel uses.
+pub type Flusher<K, const CPUS: usize> =
+    Shootdown<<K as Kernel>::Platform, CPUS, 64, <K as Kernel>::Probe>;
+
+/// The editor of the tables that a kernel's areas are in.
+pub type Tables<'a, K> =
+    Editor<'a, <K as Kernel>::Format, <K as Kernel>::Memory, <K as Kernel>::Frames>;
+
+/// Areas mapped on demand in one part of the address space, on up to `CPUS` CPUs. See the [module](super).
+pub struct Vmalloc<'a, K: Kernel, const CPUS: usize> {
+    area: VirtRange,
+    tables: Tables<'a, K>,
+    shootdown: &'a Flusher<K, CPUS>,
+    pub(super) index: Index,
+    /// Addresses that no chunk and no large area has; and who may change the index. Taken first, if both are.
+    pub(super) space: Lock<Ranges<'a, K::Memory, &'a K::Frames>>,
+    pub(super) pool: Lock<Pool>,
+    pub(super) large: Large,
+    pub(super) dirty: DirtyStack,
+    /// Somebody purges.
+    pub(super) purging: AtomicBool,
+    /// Freed pages that wait for a purge, modulo 2^64, without what CPUs have not told yet.
+    pub(super) lazy: AtomicU64,
+    /// Blocks that could not be given back, because the books on frames said otherwise.
+    pub(super) lost: AtomicU64,
+    pub(super) bound: u64,
+    pub(super) batch: u64,
+    arenas: [Arena; CPUS],
+}
+
+impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
+    /// Areas in `area`, which has none yet. A purge is due when `bound` freed pages wait for one; see
+    /// [`quarantine_bound`](crate::shootdown::quarantine_bound). With 0 every free flushes at once, as far as its context allows.
+    ///
+    /// # Errors
+    ///
+    /// [`AreaError::NoTables`], when there are no frames for the books.
+    ///
+    /// # Safety
+    ///
+    /// - Nobody else edits or maps anything in `area`, and no translation in it is cached by any CPU;
+    /// - every CPU that uses these tables takes part in `shootdown`, from before it uses an area;
+    /// - the tables are those of all address spaces as far as `area` goes: the editor keeps its root entries.
+    pub unsafe fn new(
+        area: VirtRange,
+        tables: Tables<'a, K>,
+        shootdown: &'a Flusher<K, CPUS>,
+        bound: u64,
+    ) -> Result<Self, AreaError> {
+        let (memory, frames) = (tables.memory(), tables.frames());
+        let root = frames.allocate().ok_or(AreaError::NoTables)?;
+        let Ok(ranges) = Ranges::new(area, memory, frames) else {
+            frames.release(root);
+            return Err(AreaError::NoTables);
+        };
+        let chunks = (area.last().as_u64() / CHUNK_BYTES) - area.start().as_u64() / CHUNK_BYTES + 1;
+        Ok(Self {
+            area,
+            tables,
+            shootdown,
+            index: Index::new(root, chunks),
+            space: Lock::new(ranges),
+            pool: Lock::new(Pool::new()),
+            large: Large::new(),
+            dirty: DirtyStack::new(),
+            purging: AtomicBool::new(false),
+            lazy: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            bound,
+            batch: (bound / (4 * CPUS as u64)).min(BATCH),
+            arenas: [const { Arena::new() }; CPUS],
+        })
+    }
+
+    /// Where the areas are.
+    #[inline]
+    #[must_use]
+    pub const fn area(&self) -> VirtRange {
+        self.area
+    }
+
+    /// The editor of the tables.
+    #[inline]
+    #[must_use]
+    pub const fn tables(&self) -> &Tables<'a, K> {
+        &self.tables
+    }
+
+    /// What makes all CPUs forget.
+    #[inline]
+    #[must_use]
+    pub const fn shootdown(&self) -> &'a Flusher<K, CPUS> {
+        self.shootdown
+    }
+
+    #[inline]
+    pub(super) fn platform(&self) -> &'a K::Platform {
+        self.shootdown.platform()
+    }
+
+    #[inline]
+    pub(super) fn memory(&self) -> &'a K::Memory {
+        self.tables.memory()
+    }
+
+    #[inline]
+    pub(super) fn frames(&self) -> &'a K::Frames {
+        self.tables.frames()
+    }
+
+    /// Keeps interrupts off as long as it lives. Who looks up a chunk has it: its books stay until the CPU answers a shootdown.
+    #[inline]
+    pub(super) fn off(&self) -> Off<K> {
+        self.platform().interrupts_off()
+    }
+
+    /// This CPU's own.
+    ///
+    /// # Panics
+    ///
+    /// When the platform counts CPUs that the areas were not made for.
+    #[inline]
+    pub(super) fn arena(&self, _off: &Off<K>) -> &Arena {
+        &self.arenas[self.platform().id().index()]
+    }
+
+    #[inline]
+    pub(super) const fn arenas(&self) -> &[Arena; CPUS] {
+        &self.arenas
+    }
+
+    pub(super) fn with_pool<R>(&self, off: &Off<K>, body: impl FnOnce(&mut Pool) -> R) -> R {
+        self.pool.with(self.platform(), off, body)
+    }
+
+    pub(super) fn with_space<R>(
+        &self,
+        off: &Off<K>,
+        body: impl FnOnce(&mut Ranges<'a, K::Memory, &'a K::Frames>) -> R,
+    ) -> R {
+        self.space.with(self.platform(), off, body)
+    }
+
+    /// The number of the chunk that an address of the area lies in.
+    #[inline]
+    pub(super) const fn number_of(&self, address: VirtAddr) -> u64 {
+        address.as_u64() / CHUNK_BYTES - self.area.start().as_u64() / CHUNK_BYTES
+    }
+
+    /// The addresses of `pages` pages from `first` on in the chunk with this number. They lie in the area.
+    #[inline]
+    pub(super) fn range_of(&self, number: u64, first: u64, pages: u64) -> VirtRange {
+        let chunk = (self.area.start().as_u64() / CHUNK_BYTES + number) * CHUNK_BYTES;
+        VirtRange::new(
+            VirtAddr::new(chunk + first * FRAME_SIZE),
+            pages * FRAME_SIZE,
+        )
+    }
+
+    /// The page table of a chunk.
+    #[inline]
+    pub(super) fn leaf_table(&self, chunk: Chunk<'a>) -> LeafTable<'a, K::Format> {
+        // SAFETY: the address is what the editor gave when the chunk was made, and tables of chunks are taken out only together with the
+        // chunk. Of its slots each area's belong to who has the area: its owner, who frees it, the purger, one after the other.
+        let table = unsafe { LeafTable::at(chunk.table(), self.memory(), self.tables.limits()) };
+        table.expect("memory lost a table that it showed before")
+    }
+
+    /// Where a chunk's page is in its page table: in two-level paging two chunks share one.
+    #[inline]
+    pub(super) fn slot_of(&self, chunk: Chunk<'a>, page: u64) -> usize {
+        let first = if LeafTable::<K::Format>::SLOTS as u64 == CHUNK_PAGES {
+            0
+        } else {
+            let number = self.area.start().as_u64() / CHUNK_BYTES + chunk.number();
+            number * CHUNK_PAGES % LeafTable::<K::Format>::SLOTS as u64
+        };
+        (first + page) as usize
+    }
+}
+
+impl<'a, K: Kernel, const CPUS: usize> Reach<'a> for Vmalloc<'a, K, CPUS> {
+    #[inline]
+    fn words(&self, frame: PhysAddr) -> &'a Words {
+        let words = self
+            .memory()
+            .entries::<u64>(frame, super::chunk::FRAME_WORDS);
+        words
+            .and_then(|words| words.try_into().ok())
+            .expect("memory does not reach a frame of books")
+    }
+}
+
+impl<'a, K: Kernel, const CPUS: usize> Books<'a> for Vmalloc<'a, K, CPUS> {
+    #[inline]
+    fn chunk(&self, frame: PhysAddr) -> Chunk<'a> {
+        Chunk::new(self.words(frame), frame)
+    }
+}
+
+impl<K: Kernel, const CPUS: usize> fmt::Debug for Vmalloc<'_, K, CPUS> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vmalloc")
+            .field("area", &self.area)
+            .field("bound", &self.bound)
+            .field("large", &self.large)
+            .finish_non_exhaustive()
+    }
+}
