@@ -247,6 +247,39 @@ fn zoneinfo_and_buddyinfo_are_the_same_to_the_byte() {
     }
 }
 
+/// A zone that only may have memory one day is listed as one without, and its node not at all.
+#[test]
+fn zones_that_wait_for_memory_do_not_show() {
+    let machine = MACHINES[0];
+    let nodes = nodes(machine);
+    let mut zones = zones(machine, &nodes);
+    let shown = |zones: &[Zone<Frozen>]| {
+        let zones = in_use(machine, zones);
+        let node = NodeId::ZERO;
+        let fallback = FallbackLine {
+            zones: &zones,
+            node,
+        };
+        format!(
+            "{}{}{fallback}",
+            Zoneinfo::new(&zones, 1, |_, _| Pageset::default()),
+            Buddyinfo(&zones)
+        )
+    };
+    let without = shown(&zones);
+    for (node, kind) in [(0, ZoneKind::Normal), (1, ZoneKind::Normal)] {
+        let node = NodeId::try_new(node).expect("a node");
+        let nothing = Frozen {
+            managed: 0,
+            free: 0,
+            blocks: [0; Order::COUNT],
+            lists: Vec::new(),
+        };
+        zones.push(Zone::new(ZoneSpan::empty(node, kind), nothing));
+    }
+    assert_eq!(shown(&zones), without);
+}
+
 /// A Linux whose log was not read would be the same as any.
 #[test]
 fn the_machines_are_what_they_are_named_for() {

@@ -49,5 +49,5 @@ fn online<A: ZoneFrames>(
     zones: &Zones<'_, A>,
     topology: &Topology,
 ) -> impl Iterator<Item = NodeId> {
-    NodeId::all().filter(|node| topology.has_cpus(*node) || zones.nodes().any(|with| with == *node))
+    NodeId::all().filter(|node| topology.has_cpus(*node) || zones.has_memory(*node))
 }

@@ -279,6 +279,20 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
             .get(usize::from(self.index[node.index()][kind.index()]))
     }
 
+    /// The same, if it has memory now: one that only may have some is there, too.
+    #[must_use]
+    pub fn populated(&self, node: NodeId, kind: ZoneKind) -> Option<&'z Zone<A>> {
+        self.get(node, kind)
+            .filter(|zone| zone.span().is_populated())
+    }
+
+    /// Whether a node has memory now.
+    #[must_use]
+    pub fn has_memory(&self, node: NodeId) -> bool {
+        let mut kinds = ZoneKind::ALL.into_iter();
+        kinds.any(|kind| self.populated(node, kind).is_some())
+    }
+
     /// The zone that is asked first for memory near `home` up to the kind `highest`; `None` when there is none.
     #[inline]
     #[must_use]

@@ -157,7 +157,8 @@ impl<A: ZoneFrames> fmt::Display for FallbackLine<'_, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Fallback order for Node {}: ", self.node)?;
         let order = self.zones.order.of(self.node);
-        order.iter().try_for_each(|node| write!(f, "{node} "))
+        let mut with_memory = order.iter().filter(|node| self.zones.has_memory(**node));
+        with_memory.try_for_each(|node| write!(f, "{node} "))
     }
 }
 

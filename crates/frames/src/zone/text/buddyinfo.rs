@@ -15,7 +15,7 @@ impl<A: ZoneFrames> fmt::Display for Buddyinfo<'_, A> {
             .0
             .nodes()
             .flat_map(|node| kinds.clone().map(move |kind| (node, *kind)));
-        for zone in places.filter_map(|(node, kind)| self.0.get(node, kind)) {
+        for zone in places.filter_map(|(node, kind)| self.0.populated(node, kind)) {
             write!(f, "Node {}, zone {:>8} ", zone.node(), zone.kind())?;
             for count in zone.frames().free_blocks() {
                 write!(f, "{count:>6} ")?;

@@ -68,7 +68,7 @@ impl<'a, A: ZoneFrames, P: Fn(&Zone<A>, u32) -> Pageset> Zoneinfo<'a, A, P> {
 
     fn zone(&self, f: &mut fmt::Formatter<'_>, node: NodeId, kind: ZoneKind) -> fmt::Result {
         write!(f, "Node {node}, zone {kind:>8}")?;
-        let zone = self.zones.get(node, kind);
+        let zone = self.zones.populated(node, kind);
         if zone.is_some() && self.is_first(node, kind) && !self.node_counters.is_empty() {
             f.write_str("\n  per-node stats")?;
             for (name, value) in self.node_counters {
@@ -91,7 +91,7 @@ impl<'a, A: ZoneFrames, P: Fn(&Zone<A>, u32) -> Pageset> Zoneinfo<'a, A, P> {
 
     fn is_first(&self, node: NodeId, kind: ZoneKind) -> bool {
         let mut kinds = self.zones.limits().kinds().iter();
-        kinds.find(|kind| self.zones.get(node, **kind).is_some()) == Some(&kind)
+        kinds.find(|kind| self.zones.populated(node, **kind).is_some()) == Some(&kind)
     }
 
     fn frames(
@@ -148,12 +148,9 @@ impl<'a, A: ZoneFrames, P: Fn(&Zone<A>, u32) -> Pageset> Zoneinfo<'a, A, P> {
 
 impl<A: ZoneFrames, P: Fn(&Zone<A>, u32) -> Pageset> fmt::Display for Zoneinfo<'_, A, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let with_memory = self
-            .zones
-            .nodes()
-            .fold(0u64, |nodes, node| nodes | 1 << node.get());
-        let listed = with_memory | self.named;
-        for node in NodeId::all().filter(|node| listed >> node.get() & 1 == 1) {
+        let named = |node: NodeId| self.named >> node.get() & 1 == 1;
+        let listed = |node: &NodeId| named(*node) || self.zones.has_memory(*node);
+        for node in NodeId::all().filter(listed) {
             for kind in self.zones.limits().kinds() {
                 self.zone(f, node, *kind)?;
             }
