@@ -181,7 +181,28 @@ pub(super) const MEMORY_MAPS: &[BootCase] = &[
             "kspace: cannot boot: memory map: entry 128 makes more than 128 separate ranges; merge ranges in the firmware",
         ],
     ),
+    refused(
+        "memory that its own books do not fit in",
+        Alteration::Map(&far_pages()),
+        &[
+            "direct map: [mem 0x0000000100000000-0x0000000100000fff] page 4k",
+            "kspace: cannot boot: frames: the allocator needs ",
+            " for itself, and RAM has ",
+            " free; give the machine more memory",
+        ],
+    ),
 ];
+
+/// Little more RAM than the image, and 126 pages of 4 GiB distance, each of which takes three pages of books.
+const fn far_pages() -> [(u64, u64, u32); 127] {
+    let mut pages = [(16 * MIB, 11 * MIB / 4, RAM); 127];
+    let mut index = 1;
+    while index < pages.len() {
+        pages[index] = (index as u64 * 4096 * MIB, 4096, RAM);
+        index += 1;
+    }
+    pages
+}
 
 /// 200 pages of RAM, each apart from the next.
 const fn pieces() -> [(u64, u64, u32); 200] {
