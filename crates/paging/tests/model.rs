@@ -152,6 +152,8 @@ enum Op {
     Merge(Range<usize>, PageSize),
     Purge(Range<usize>),
     Park(Range<usize>),
+    /// As far as the first pages there that are mapped go on.
+    ParkMapped(Range<usize>),
     Collect(Range<usize>),
 }
 
@@ -220,7 +222,8 @@ fn any_op(points: Vec<u64>) -> impl Strategy<Value = Op> {
         3 => (at.clone(), any_protection()).prop_map(|(at, protection)| Op::Protect(at, protection)),
         2 => (at.clone(), any_largest()).prop_map(|(at, largest)| Op::Merge(at, largest)),
         1 => at.clone().prop_map(Op::Purge),
-        3 => at.clone().prop_map(Op::Park),
+        1 => at.clone().prop_map(Op::Park),
+        4 => at.clone().prop_map(Op::ParkMapped),
         2 => at.prop_map(Op::Collect),
     ]
 }
@@ -283,6 +286,14 @@ fn apply(rig: &Rig<'_>, model: &mut Model, points: &[u64], op: &Op) {
             edit(rig, || rig.park(span(&at))),
             model.park(at),
         ),
+        Op::ParkMapped(at) => {
+            let mapped = |stretch: &usize| model.pages.contains_key(stretch);
+            let Some(start) = at.clone().find(mapped) else {
+                return;
+            };
+            let count = (start..at.end).take_while(mapped).count();
+            return apply(rig, model, points, &Op::Park(start..start + count));
+        }
         Op::Collect(at) => return collect(rig, model, points, at),
         Op::Protect(at, to) => {
             let result = edit(rig, || rig.protect(span(&at), to));
