@@ -5,7 +5,7 @@
 use kspace_layout::VirtRange;
 use kspace_paging::{FrameSource, PhysMemory};
 
-use super::tree::{Span, write_priority};
+use super::tree::{BySize, Gap, Span, Tree};
 use super::{AllocateError, FreeError, Ranges, Request};
 use crate::words::NodeId;
 
@@ -95,7 +95,7 @@ impl<M: PhysMemory, F: FrameSource> Ranges<'_, M, F> {
             let area = self.area();
             return Err(AllocateError::Outside { range, area });
         }
-        let (below, above) = self.by_address.around(&self.slab, wanted.start);
+        let (below, above, _) = self.by_address.around(&self.slab, wanted.start);
         let below = below.map(|node| (node, self.span(node)));
         if let Some((node, free)) = below
             && free.contains(wanted)
@@ -118,7 +118,8 @@ impl<M: PhysMemory, F: FrameSource> Ranges<'_, M, F> {
             (false, true) => self.resize(node, free, after),
             (true, true) => {
                 self.resize(node, free, before);
-                self.insert(after);
+                let (_, _, gap) = self.by_address.around(&self.slab, after.start);
+                self.insert(after, gap);
             }
         }
         self.free_pages -= given.pages;
@@ -131,15 +132,18 @@ impl<M: PhysMemory, F: FrameSource> Ranges<'_, M, F> {
             let area = self.area();
             return Err(FreeError::Outside { range, area });
         }
-        let (below, above) = self.by_address.around(&self.slab, back.start);
+        let (below, above, gap) = self.by_address.around(&self.slab, back.start);
         let below = below.map(|node| (node, self.span(node)));
         let above = above.map(|node| (node, self.span(node)));
-        let overlap = [below, above]
-            .into_iter()
-            .flatten()
-            .map(|(_, free)| free)
-            .find(|free| free.start < back.end() && back.start < free.end());
-        if let Some(free) = overlap {
+        if let Some((_, free)) = below
+            && back.start < free.end()
+        {
+            let free = free.range();
+            return Err(FreeError::AlreadyFree { range, free });
+        }
+        if let Some((_, free)) = above
+            && free.start < back.end()
+        {
             let free = free.range();
             return Err(FreeError::AlreadyFree { range, free });
         }
@@ -155,7 +159,7 @@ impl<M: PhysMemory, F: FrameSource> Ranges<'_, M, F> {
             });
         }
         match (below, above) {
-            (None, None) => self.insert(back),
+            (None, None) => self.insert(back, gap),
             (Some((node, free)), None) => {
                 self.resize(node, free, Span::between(free.start, back.end()));
             }
@@ -173,43 +177,48 @@ impl<M: PhysMemory, F: FrameSource> Ranges<'_, M, F> {
         Ok(())
     }
 
-    /// Writes down a new free range, which touches no other.
+    /// Writes down a new free range, which touches no other and lies in `gap`.
     ///
     /// # Panics
     ///
     /// When no node was kept for it.
-    pub(super) fn insert(&mut self, span: Span) {
+    pub(super) fn insert(&mut self, span: Span, gap: Gap) {
         let node = self.slab.take().expect("a node is kept for every range");
-        let words = self.slab.words(node);
-        span.store(words);
-        write_priority(words, node);
-        self.by_address.insert(&self.slab, node);
-        self.insert_by_size(node, span);
+        span.store(self.slab.words(node));
+        self.by_address.insert_at(&self.slab, node, gap);
+        self.insert_by_size(node, span.order());
         self.range_count += 1;
     }
 
     fn remove(&mut self, node: NodeId, span: Span) {
         self.by_address.remove(&self.slab, node);
-        self.remove_by_size(node, span);
+        self.remove_by_size(node, span.order());
         self.slab.put(node);
         self.range_count -= 1;
     }
 
     /// Moves an end of a free range. As ranges do not overlap, the order by address stays.
     fn resize(&mut self, node: NodeId, from: Span, to: Span) {
-        self.remove_by_size(node, from);
-        to.store(self.slab.words(node));
-        self.insert_by_size(node, to);
+        let words = self.slab.words(node);
+        let (order, new_order) = (from.order(), to.order());
+        if order == new_order && Tree::<BySize>::is_alone(words) {
+            // The rest of a large area is most often the only range of its order.
+            to.store(words);
+        } else {
+            self.remove_by_size(node, order);
+            to.store(words);
+            self.insert_by_size(node, new_order);
+        }
     }
 
-    fn insert_by_size(&mut self, node: NodeId, span: Span) {
-        let order = span.order();
+    #[inline(never)]
+    fn insert_by_size(&mut self, node: NodeId, order: u32) {
         self.by_size[order as usize].insert(&self.slab, node);
         self.orders |= 1 << order;
     }
 
-    fn remove_by_size(&mut self, node: NodeId, span: Span) {
-        let order = span.order();
+    #[inline(never)]
+    fn remove_by_size(&mut self, node: NodeId, order: u32) {
         let tree = &self.by_size[order as usize];
         tree.remove(&self.slab, node);
         if tree.is_empty() {

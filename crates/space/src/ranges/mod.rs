@@ -29,13 +29,13 @@ mod change;
 mod error;
 mod place;
 mod request;
-mod tree;
+pub(crate) mod tree;
 
 use kspace_layout::{FRAME_SIZE, VirtAddr, VirtRange};
 use kspace_paging::{FrameSource, PhysMemory};
 
 use crate::words::{NodeId, Slab};
-use tree::{ByAddress, BySize, Span, Tree};
+use tree::{ByAddress, BySize, Gap, Span, Tree};
 
 pub use error::{AllocateError, FreeError};
 pub use request::Request;
@@ -80,7 +80,7 @@ impl<'a, M: PhysMemory, F: FrameSource> Ranges<'a, M, F> {
             allocations: 0,
         };
         ranges.keep_nodes_for(0)?;
-        ranges.insert(span);
+        ranges.insert(span, Gap::ROOT);
         Ok(ranges)
     }
 
@@ -140,19 +140,23 @@ impl<'a, M: PhysMemory, F: FrameSource> Ranges<'a, M, F> {
     #[must_use]
     pub fn free_range_at(&self, address: VirtAddr) -> Option<VirtRange> {
         let page = tree::page(address);
-        let (below, _) = self.by_address.around(&self.slab, page);
+        let (below, _, _) = self.by_address.around(&self.slab, page);
         let span = self.span(below?);
         (page < span.end()).then(|| span.range())
     }
 
+    /// The free range that `from` lies in, or else the first one above it.
+    #[must_use]
+    pub fn next_free(&self, from: VirtAddr) -> Option<VirtRange> {
+        let above = || self.nodes_from(tree::page(from)).next();
+        self.free_range_at(from)
+            .or_else(|| above().map(|node| self.span(node).range()))
+    }
+
     /// The nodes of the ranges that start at page `from` or above, ascending.
     fn nodes_from(&self, from: u64) -> impl Iterator<Item = NodeId> + '_ {
-        let mut from = from;
-        core::iter::from_fn(move || {
-            let node = self.by_address.at_or_after(&self.slab, from)?;
-            from = self.span(node).end();
-            Some(node)
-        })
+        let first = self.by_address.at_or_after(&self.slab, from);
+        core::iter::successors(first, |node| Tree::<ByAddress>::next(&self.slab, *node))
     }
 
     fn span(&self, node: NodeId) -> Span {

@@ -1,9 +1,10 @@
 //! Where a request goes: which free range, and which page of it.
 
+use kspace_layout::VirtRange;
 use kspace_paging::{FrameSource, PhysMemory};
 
-use super::tree::{Span, size_key};
-use super::{AllocateError, Ranges, Request};
+use super::tree::{BySize, Span, Tree, size_key};
+use super::{AllocateError, ORDERS, Ranges, Request};
 use crate::words::NodeId;
 
 /// How many ranges are looked at that are large enough but may lie badly, before one is taken that fits however it lies.
@@ -25,9 +26,9 @@ impl Fit {
     fn lowest(&self, free: Span) -> Option<u64> {
         let start = free.start.max(self.window.start);
         let end = free.end().min(self.window.end());
-        // Page numbers and alignments are at most 2^52, so nothing wraps but a size that fits nowhere.
-        let start = start.next_multiple_of(self.align);
-        (start.checked_add(self.pages)? <= end).then_some(start)
+        // Page numbers, sizes and alignments are at most 2^52, so nothing wraps.
+        let start = (start + (self.align - 1)) & !(self.align - 1);
+        (start + self.pages <= end).then_some(start)
     }
 
     /// How many places there are in `free`.
@@ -78,23 +79,6 @@ struct Search {
 impl<M: PhysMemory, F: FrameSource> Ranges<'_, M, F> {
     /// Where `request` goes.
     pub(super) fn place(&self, request: &Request) -> Result<Place, AllocateError> {
-        let no_space = || AllocateError::NoSpace {
-            pages: request.pages,
-            align: request.align,
-            window: request.window.unwrap_or(self.area()),
-            free: self.free_pages,
-            largest: self.largest_free(),
-        };
-        let fit = self.fit(request)?.ok_or_else(no_space)?;
-        match request.random {
-            None => self.best(&fit),
-            Some(number) => self.random(&fit, number),
-        }
-        .ok_or_else(no_space)
-    }
-
-    /// The request, checked; `None` when it is clear that it fits nowhere.
-    fn fit(&self, request: &Request) -> Result<Option<Fit>, AllocateError> {
         if request.pages == 0 {
             return Err(AllocateError::NoPages);
         }
@@ -103,21 +87,46 @@ impl<M: PhysMemory, F: FrameSource> Ranges<'_, M, F> {
         }
         let window = match request.window {
             None => Some(self.area),
-            Some(range) => {
-                let area = self.area();
-                let inside = range
-                    .intersection(area)
-                    .ok_or(AllocateError::Outside { range, area })?;
-                inside.whole_pages().and_then(Span::of)
-            }
+            Some(range) => self.window(range)?,
         };
-        let fits = request.pages <= self.free_pages && request.align <= self.area.end();
-        Ok(window.filter(|_| fits).map(|window| Fit {
+        let Some(window) = window.filter(|_| request.pages <= self.free_pages) else {
+            return Err(self.no_space(request));
+        };
+        let fit = Fit {
             pages: request.pages,
-            align: request.align,
+            // Of page numbers, only 0 is a multiple of 2^52 or more.
+            align: request.align.min(1 << (ORDERS - 1)),
             window,
             windowed: window != self.area,
-        }))
+        };
+        match request.random {
+            None => self.best(&fit),
+            Some(number) => self.random(&fit, number),
+        }
+        .ok_or_else(|| self.no_space(request))
+    }
+
+    /// The whole pages of the area that lie in `range`.
+    #[cold]
+    #[inline(never)]
+    fn window(&self, range: VirtRange) -> Result<Option<Span>, AllocateError> {
+        let area = self.area();
+        let inside = range
+            .intersection(area)
+            .ok_or(AllocateError::Outside { range, area })?;
+        Ok(inside.whole_pages().and_then(Span::of))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn no_space(&self, request: &Request) -> AllocateError {
+        AllocateError::NoSpace {
+            pages: request.pages,
+            align: request.align,
+            window: request.window.unwrap_or(self.area()),
+            free: self.free_pages,
+            largest: self.largest_free(),
+        }
     }
 
     /// The smallest free range that holds `fit`, the lowest among equals. When [`TRIES`] ranges were looked at in vain, perhaps
@@ -127,32 +136,33 @@ impl<M: PhysMemory, F: FrameSource> Ranges<'_, M, F> {
             tries: TRIES,
             passed_over: false,
         };
-        let mut best: Option<Place> = None;
-        // A range of one order has less than four times as many pages as the block.
+        // A range has less than four times as many pages as its block. So in orders below these all are too small; and when one
+        // order has a place, only the next can have it in a smaller range.
         let mut orders = self.orders & (u64::MAX << fit.pages.ilog2().saturating_sub(1));
         while orders != 0 {
             let order = orders.trailing_zeros();
+            if let Some(place) = self.best_of_order(order, fit, &mut search) {
+                let next = order + 1;
+                if orders & (1 << next) == 0 || place.span.pages < 1 << next {
+                    return Some(place);
+                }
+                let other = self.best_of_order(next, fit, &mut search);
+                return other
+                    .filter(|other| other.key() < place.key())
+                    .or(Some(place));
+            }
             orders &= orders - 1;
-            if best.is_some_and(|best| best.span.pages < 1 << order) {
-                break;
-            }
-            if let Some(place) = self.best_of_order(order, fit, &mut search)
-                && best.is_none_or(|best| place.key() < best.key())
-            {
-                best = Some(place);
-            }
         }
-        if best.is_none() && search.passed_over {
+        if search.passed_over {
             return self.best_of_all(fit);
         }
-        best
+        None
     }
 
     /// The same, among the ranges of one order.
     fn best_of_order(&self, order: u32, fit: &Fit, search: &mut Search) -> Option<Place> {
-        let mut key = size_key(fit.pages, 0);
+        let (mut node, mut span) = self.sized(order, fit.pages)?;
         loop {
-            let (node, span) = self.sized(order, key)?;
             if let Some(start) = fit.lowest(span) {
                 return Some(Place { node, span, start });
             }
@@ -161,28 +171,35 @@ impl<M: PhysMemory, F: FrameSource> Ranges<'_, M, F> {
                 break;
             }
             search.tries -= 1;
-            key = size_key(span.pages, span.start + 1);
+            node = Tree::<BySize>::next(&self.slab, node)?;
+            span = self.span(node);
         }
         search.passed_over = true;
         // So many pages have an aligned one among the first `align`, and all of the request after it.
-        let certain = fit.pages.saturating_add(fit.align - 1);
-        let (node, span) = self.sized(order, size_key(certain, 0))?;
+        let certain = fit.pages + (fit.align - 1);
+        let (node, span) = self.sized(order, certain)?;
         let start = fit.lowest(span)?;
         Some(Place { node, span, start })
     }
 
-    /// The first range of an order whose key is `key` or more.
-    fn sized(&self, order: u32, key: u128) -> Option<(NodeId, Span)> {
-        let node = self.by_size[order as usize].at_or_after(&self.slab, key)?;
+    /// The smallest range of an order with `pages` pages or more, the lowest among equals.
+    #[inline]
+    fn sized(&self, order: u32, pages: u64) -> Option<(NodeId, Span)> {
+        let tree = &self.by_size[order as usize];
+        let node = tree.at_or_after(&self.slab, size_key(pages, 0))?;
         Some((node, self.span(node)))
     }
 
     /// The same as [`best`](Self::best), by looking at every range of the window.
+    #[cold]
+    #[inline(never)]
     fn best_of_all(&self, fit: &Fit) -> Option<Place> {
         self.places(fit).min_by_key(Place::key)
     }
 
     /// The place that `number` draws, of all that there are.
+    #[cold]
+    #[inline(never)]
     fn random(&self, fit: &Fit, number: u64) -> Option<Place> {
         let total: u64 = self.places(fit).map(|place| fit.count(place.span)).sum();
         // `number` is to 2^64 as the place drawn is to all.
@@ -200,7 +217,7 @@ impl<M: PhysMemory, F: FrameSource> Ranges<'_, M, F> {
 
     /// The lowest place of each free range that has one, ascending.
     fn places(&self, fit: &Fit) -> impl Iterator<Item = Place> {
-        let (below, _) = self.by_address.around(&self.slab, fit.window.start);
+        let (below, _, _) = self.by_address.around(&self.slab, fit.window.start);
         let from = below.map_or(0, |node| self.span(node).start);
         self.nodes_from(from)
             .map(|node| (node, self.span(node)))

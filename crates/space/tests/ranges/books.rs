@@ -4,9 +4,9 @@ use kspace::ranges::{AllocateError, Ranges, Request};
 use kspace_layout::{PhysAddr, PhysRange, VirtRange};
 use kspace_sim::{SimFrames, SimMemory};
 
-use crate::{Numbers, SimRanges, pages, with_ranges};
+use crate::{Numbers, SimRanges, VMALLOC, pages, with_ranges};
 
-const AREA: (u64, u64) = (0xffff_c900_0000_0, 1 << 20);
+const AREA: (u64, u64) = (VMALLOC, 1 << 20);
 
 fn everything(ranges: &SimRanges<'_>) -> (Vec<VirtRange>, [u64; 5]) {
     let counts = [

@@ -8,9 +8,9 @@ use kspace_layout::{PhysAddr, PhysRange, VirtRange};
 use kspace_paging::{PhysMemory, RawEntry};
 use kspace_sim::{SimFrames, SimMemory};
 
-use crate::{Numbers, pages};
+use crate::{Numbers, VMALLOC, pages};
 
-const BASE: u64 = 0xffff_c900_0000_0;
+const BASE: u64 = VMALLOC;
 
 /// Memory that counts how often a node is reached for.
 struct Counting {

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use kspace::ranges::{AllocateError, Request};
 use kspace_layout::{VirtAddr, VirtRange};
 
-use crate::{numbers, pages, with_ranges};
+use crate::{VMALLOC, numbers, pages, with_ranges};
 
 /// 64 pages from ffffc90000000000 on.
-const BASE: u64 = 0xffff_c900_0000_0;
+const BASE: u64 = VMALLOC;
 
 fn bytes(start: u64, last: u64) -> VirtRange {
     VirtRange::try_from_bounds(VirtAddr::new(start), VirtAddr::new(last)).expect("a range")
@@ -64,6 +64,18 @@ fn bad_requests_say_what_is_wrong() {
                 .is_err()
         );
         assert_eq!(ranges.iter().collect::<Vec<_>>(), before);
+    });
+}
+
+#[test]
+fn page_0_is_aligned_to_everything() {
+    with_ranges(pages(0, 64), |_, ranges| {
+        for align in [64, 1 << 20, 1 << 52, 1 << 63] {
+            let request = Request::pages(3).aligned(align);
+            assert_eq!(ranges.allocate(&request), Ok(pages(0, 3)));
+            assert!(ranges.allocate(&request).is_err());
+            ranges.free(pages(0, 3)).expect("live");
+        }
     });
 }
 

@@ -3,10 +3,10 @@
 use kspace::ranges::{AllocateError, FreeError, Request};
 
 use crate::model::{Model, Wanted};
-use crate::{SimRanges, numbers, pages, with_ranges};
+use crate::{SimRanges, VMALLOC, numbers, pages, with_ranges};
 
 /// A page number that is a multiple of 8 and no more.
-const BASE: u64 = 0xffff_c900_0001_8;
+const BASE: u64 = VMALLOC + 24;
 
 /// Every way in which allocations can lie in `count` pages.
 fn all_states(count: u64) -> Vec<Model> {
@@ -114,23 +114,37 @@ fn run(call: Call, model: &mut Model, ranges: &mut SimRanges<'_>) {
     }
 }
 
+/// Takes back what one call did, so that `ranges` is as `before` says.
+fn undo(before: &Model, after: &Model, ranges: &mut SimRanges<'_>) {
+    for (start, count) in &after.live {
+        if !before.live.contains_key(start) {
+            ranges.free(pages(*start, *count)).expect("live");
+        }
+    }
+    for (start, count) in &before.live {
+        if !after.live.contains_key(start) {
+            ranges.allocate_at(pages(*start, *count)).expect("free");
+        }
+    }
+}
+
 #[test]
 fn every_call_in_every_state_of_seven_pages() {
     let states = all_states(7);
     let calls = all_calls(BASE + 1, BASE + 8);
     with_ranges(pages(BASE + 1, 7), |_, ranges| {
-        for state in &states {
+        let mut current = Model::new(BASE + 1, 7);
+        for state in states {
+            // From one state to the next: out with everything, and in with what is live there.
+            undo(&Model::new(BASE + 1, 7), &current, ranges);
+            undo(&state, &Model::new(BASE + 1, 7), ranges);
             for call in &calls {
-                for (start, count) in &state.live {
-                    ranges.allocate_at(pages(*start, *count)).expect("free");
-                }
-                let mut model = state.clone();
-                run(*call, &mut model, ranges);
-                model.check(ranges);
-                for (start, count) in model.live {
-                    ranges.free(pages(start, count)).expect("live");
-                }
+                let mut after = state.clone();
+                run(*call, &mut after, ranges);
+                after.check(ranges);
+                undo(&state, &after, ranges);
             }
+            current = state;
         }
     });
 }
@@ -138,43 +152,33 @@ fn every_call_in_every_state_of_seven_pages() {
 #[test]
 fn every_sequence_of_five_calls_on_four_pages() {
     let (start, end) = (BASE + 2, BASE + 6);
-    let whole = |call: &Call| match call {
+    let chosen = |call: &Call| match call {
         Call::Allocate(wanted) => wanted.window == (start, end) && wanted.align < 4,
         Call::AllocateAt(_, count) => *count == 1,
         Call::Free(..) => true,
     };
-    let calls: Vec<Call> = all_calls(start, end).into_iter().filter(whole).collect();
-    fn go(depth: u32, calls: &[Call], model: &Model, ranges: &mut SimRanges<'_>) {
-        model.check(ranges);
-        if depth == 0 {
-            return;
-        }
-        for call in calls {
-            let mut next = model.clone();
-            run(*call, &mut next, ranges);
-            if next.live == model.live {
-                // Nothing was changed, so what follows is tried by the other calls.
-                next.check(ranges);
-                continue;
-            }
-            go(depth - 1, calls, &next, ranges);
-            // Back to where it was.
-            match next
-                .live
-                .iter()
-                .find(|(start, _)| !model.live.contains_key(start))
-            {
-                Some((start, count)) => ranges.free(pages(*start, *count)).expect("live"),
-                None => {
-                    let mut gone = model.live.iter();
-                    let gone = gone.find(|(start, _)| !next.live.contains_key(start));
-                    let (start, count) = gone.expect("one more or one less");
-                    ranges.allocate_at(pages(*start, *count)).expect("free");
-                }
-            }
+    let mut calls = all_calls(start, end);
+    calls.retain(chosen);
+    with_ranges(pages(start, 4), |_, ranges| {
+        sequences(5, &calls, &Model::new(start, 4), ranges);
+    });
+}
+
+/// Makes every sequence of at most `depth` calls, each of which changes something; what follows one that does not is tried
+/// without it.
+fn sequences(depth: u32, calls: &[Call], before: &Model, ranges: &mut SimRanges<'_>) {
+    before.check(ranges);
+    if depth == 0 {
+        return;
+    }
+    for call in calls {
+        let mut after = before.clone();
+        run(*call, &mut after, ranges);
+        if after.live == before.live {
+            after.check(ranges);
+        } else {
+            sequences(depth - 1, calls, &after, ranges);
+            undo(before, &after, ranges);
         }
     }
-    with_ranges(pages(start, 4), |_, ranges| {
-        go(5, &calls, &Model::new(start, 4), ranges);
-    });
 }

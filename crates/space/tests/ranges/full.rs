@@ -3,16 +3,16 @@
 use kspace::ranges::{AllocateError, Request};
 use kspace_layout::VirtRange;
 
-use crate::{Numbers, numbers, pages, with_ranges};
+use crate::{Numbers, VMALLOC, numbers, pages, with_ranges};
 
 /// Linux's vmalloc area of four levels: 32 TiB.
-const VMALLOC: (u64, u64) = (0xffff_c900_0000_0, 1 << 33);
+const AREA: (u64, u64) = (VMALLOC, 1 << 33);
 
 /// Takes sizes from 1 page to 1 TiB, small and large ones alike often, until not one page is left; then frees everything, in no
 /// order.
 #[test]
 fn thirty_two_tebibytes_are_used_to_the_last_page() {
-    with_ranges(pages(VMALLOC.0, VMALLOC.1), |frames, ranges| {
+    with_ranges(pages(AREA.0, AREA.1), |frames, ranges| {
         let mut random = Numbers(1);
         let mut live: Vec<VirtRange> = Vec::new();
         let mut bits = 28;
@@ -50,7 +50,7 @@ fn thirty_two_tebibytes_are_used_to_the_last_page() {
         }
         assert_eq!(
             live.iter().map(|range| numbers(*range).1).sum::<u64>(),
-            VMALLOC.1
+            AREA.1
         );
         while !live.is_empty() {
             let which = random.below(live.len() as u64) as usize;
@@ -65,10 +65,10 @@ fn thirty_two_tebibytes_are_used_to_the_last_page() {
 #[test]
 fn no_aligned_place_is_missed() {
     for chunk in [2, 16, 512] {
-        with_ranges(pages(VMALLOC.0 + 3, 600 * chunk), |_, ranges| {
+        with_ranges(pages(AREA.0 + 3, 600 * chunk), |_, ranges| {
             let mut random = Numbers(chunk);
             for _ in 0..200 {
-                let start = VMALLOC.0 + 3 + random.below(600 * chunk);
+                let start = AREA.0 + 3 + random.below(600 * chunk);
                 let _ = ranges.allocate_at(pages(start, 1));
             }
             let chunks_in = |range: VirtRange| {
@@ -93,21 +93,21 @@ fn no_aligned_place_is_missed() {
 /// More ranges than the search looks at lie badly, and the only one that fits is no larger than they are.
 #[test]
 fn one_good_place_among_many_bad_ones_is_found() {
-    with_ranges(pages(VMALLOC.0, 1 << 16), |_, ranges| {
+    with_ranges(pages(AREA.0, 1 << 16), |_, ranges| {
         // Free ranges of 10 pages: in all but the last, 5 pages are left from the multiple of 16 on.
-        let mut from = VMALLOC.0;
+        let mut from = AREA.0;
         for index in 0..200 {
-            let hole = VMALLOC.0 + 64 * index + if index == 199 { 12 } else { 11 };
+            let hole = AREA.0 + 64 * index + if index == 199 { 12 } else { 11 };
             ranges.allocate_at(pages(from, hole - from)).expect("free");
             from = hole + 10;
         }
         ranges
-            .allocate_at(pages(from, VMALLOC.0 + (1 << 16) - from))
+            .allocate_at(pages(from, AREA.0 + (1 << 16) - from))
             .expect("free");
         assert_eq!((ranges.range_count(), ranges.largest_free()), (200, 10));
         let request = Request::pages(6).aligned(16);
         let range = ranges.allocate(&request).expect("a place");
-        assert_eq!(range, pages(VMALLOC.0 + 64 * 199 + 16, 6));
+        assert_eq!(range, pages(AREA.0 + 64 * 199 + 16, 6));
         assert!(ranges.allocate(&request).is_err());
     });
 }
@@ -117,7 +117,7 @@ fn one_good_place_among_many_bad_ones_is_found() {
 /// range after it as often as not.
 #[test]
 fn free_ranges_are_at_most_half_of_what_is_live() {
-    with_ranges(pages(VMALLOC.0, VMALLOC.1), |_, ranges| {
+    with_ranges(pages(AREA.0, AREA.1), |_, ranges| {
         let mut random = Numbers(7);
         let mut live = Vec::new();
         let (mut free_sum, mut live_sum) = (0, 0);

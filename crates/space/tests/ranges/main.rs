@@ -14,6 +14,9 @@ use kspace_sim::{SimFrames, SimMemory};
 
 type SimRanges<'a> = Ranges<'a, SimMemory, &'a SimFrames<'a>>;
 
+/// The first page of Linux's vmalloc area of four levels.
+const VMALLOC: u64 = 0xffff_c900_0000_0000 >> 12;
+
 /// The pages from number `start` on.
 fn pages(start: u64, count: u64) -> VirtRange {
     VirtRange::new(VirtAddr::new(start * FRAME_SIZE), count * FRAME_SIZE)
@@ -57,6 +60,6 @@ impl Numbers {
 
     /// One of the numbers below `end`.
     fn below(&mut self, end: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(end) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
     }
 }
