@@ -4,7 +4,7 @@ use core::fmt;
 
 use kspace_layout::{PhysAddr, PhysRange};
 
-use crate::{MAX_ENTRIES, MAX_FIRMWARE_ENTRIES, MAX_RESERVATIONS};
+use crate::{MAX_ENTRIES, MAX_FIRMWARE_ENTRIES, MAX_RESERVATIONS, MemoryEntry};
 
 /// Why there is no usable memory map, or why a change to one was refused. A map that refuses a change stays as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,13 @@ pub enum MapError {
         /// The range that did not fit.
         range: PhysRange,
     },
+    /// What is plugged in is no whole pages, or lies where the map says something else, or finds no room for one more range.
+    Plugged {
+        /// The range.
+        range: PhysRange,
+        /// What is there.
+        known: Option<MemoryEntry>,
+    },
     /// No room for one more reserved range.
     TooManyReservations {
         /// The range that did not fit.
@@ -92,6 +99,17 @@ impl fmt::Display for MapError {
             Self::NoRoom { range } => write!(
                 f,
                 "memory map: take away {range}: that makes more than {MAX_ENTRIES} separate ranges; nothing was changed"
+            ),
+            Self::Plugged {
+                range,
+                known: Some(known),
+            } => write!(
+                f,
+                "memory map: plug in {range}: there is {known}; nothing was changed"
+            ),
+            Self::Plugged { range, known: None } => write!(
+                f,
+                "memory map: plug in {range}: no whole pages, or more than {MAX_ENTRIES} separate ranges; nothing was changed"
             ),
             Self::TooManyReservations { range } => write!(
                 f,

@@ -8,7 +8,7 @@
 //! so an order that makes more than [`MAX_ENTRIES`](crate::MAX_ENTRIES) ranges on the way is refused even if later
 //! entries would merge them.
 
-use kspace_layout::{PHYS_ADDR_BITS, PhysAddr, PhysRange};
+use kspace_layout::{FRAME_SIZE, PHYS_ADDR_BITS, PhysAddr, PhysRange};
 
 use crate::map::{Entries, FOUR_GIB};
 use crate::pieces::{above, below};
@@ -77,6 +77,25 @@ impl MemoryMap {
         let reserved = MemoryEntry::new(pages, MemoryKind::Reserved);
         self.entries =
             overlay(&self.entries, reserved, 0, &mut |_| {}).ok_or(MapError::NoRoom { range })?;
+        Ok(())
+    }
+}
+
+impl MemoryMap {
+    /// Takes in RAM that was plugged in while the machine ran: whole pages, of which the map says nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::Plugged`]; the map is unchanged.
+    pub fn plug(&mut self, range: PhysRange) -> Result<(), MapError> {
+        let overlaps = |entry: &MemoryEntry| entry.range().overlaps(range);
+        let known = self.entries().find(overlaps);
+        let ram = MemoryEntry::new(range, MemoryKind::Ram);
+        let pages = range.is_aligned(FRAME_SIZE);
+        match overlay(&self.entries, ram, 0, &mut |_| {}) {
+            Some(entries) if known.is_none() && pages => self.entries = entries,
+            _ => return Err(MapError::Plugged { range, known }),
+        }
         Ok(())
     }
 }

@@ -180,6 +180,24 @@ impl LayoutBuilder {
     }
 }
 
+impl Layout {
+    /// The same layout on a machine whose RAM ends with the byte `last_ram`: after memory was plugged in.
+    ///
+    /// # Errors
+    ///
+    /// [`LayoutError`], when the areas for it are too small.
+    pub fn with_last_ram(&self, last_ram: PhysAddr) -> Result<Self, LayoutError> {
+        let mut builder = LayoutBuilder::new(self.mode, last_ram).frame_data(self.frame_data);
+        for area in self.areas() {
+            builder = builder.area(area.kind(), area.range(), area.state());
+        }
+        if let Some(image) = self.image {
+            builder = builder.image(image);
+        }
+        builder.build()
+    }
+}
+
 fn check_image(layout: &Layout, image: &KernelImage) -> Result<(), LayoutError> {
     let (virt, phys) = (image.virt(), image.phys());
     if !virt.start().is_aligned(FRAME_SIZE) || !phys.start().is_aligned(FRAME_SIZE) {

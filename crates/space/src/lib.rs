@@ -16,6 +16,7 @@ pub mod cpu_entry;
 pub mod direct_map;
 pub mod fault;
 mod held_frames;
+pub mod hot_add;
 pub mod image;
 mod page_source;
 pub mod platform;

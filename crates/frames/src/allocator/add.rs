@@ -84,21 +84,7 @@ impl FrameAllocator<'_> {
     ///
     /// [`AddError`].
     pub fn add(&self, start: Pfn, frames: usize) -> Result<(), AddError> {
-        if frames == 0 {
-            return Err(AddError::Empty);
-        }
-        let outside = AddError::Outside {
-            start,
-            frames,
-            first: self.start(),
-            spanned: self.spanned_frames(),
-        };
-        let first = self
-            .frame(start)
-            .filter(|first| {
-                start >= self.start() && frames <= self.meta.records.len() - first.get()
-            })
-            .ok_or(outside)?;
+        let first = self.within_span(start, frames)?;
         if self
             .adding()
             .compare_exchange(false, true, Acquire, Relaxed)
@@ -113,6 +99,32 @@ impl FrameAllocator<'_> {
         });
         self.adding().store(false, Release);
         added
+    }
+
+    /// Whether [`add`](Self::add) will take these frames, as long as nobody else adds them.
+    ///
+    /// # Errors
+    ///
+    /// What `add` would refuse them for; never [`AddError::Busy`].
+    pub fn check_add(&self, start: Pfn, frames: usize) -> Result<(), AddError> {
+        self.check_reserved(self.within_span(start, frames)?, frames)
+    }
+
+    fn within_span(&self, start: Pfn, frames: usize) -> Result<FrameId, AddError> {
+        if frames == 0 {
+            return Err(AddError::Empty);
+        }
+        let outside = AddError::Outside {
+            start,
+            frames,
+            first: self.start(),
+            spanned: self.spanned_frames(),
+        };
+        self.frame(start)
+            .filter(|first| {
+                start >= self.start() && frames <= self.meta.records.len() - first.get()
+            })
+            .ok_or(outside)
     }
 
     fn check_reserved(&self, first: FrameId, frames: usize) -> Result<(), AddError> {

@@ -57,15 +57,18 @@ pub fn build<F: EntryFormat, M: PhysMemory, S: PageSource>(
     plan: &VmemmapPlan<'_>,
 ) -> Result<Built, BuildError> {
     let area = layout.area(AreaKind::Vmemmap).ok_or(BuildError::NoArea)?;
+    let (area, runs) = (area.range(), || plan.runs());
+    let needed = survey(editor, area, runs)?;
     let large = &LargePages(editor.frames());
-    back(editor, area.range(), || plan.runs(), editor.frames(), large)
+    back(editor, area, runs, needed, editor.frames(), large)
 }
 
-/// Backs some runs of the area with pages of two sources.
+/// Backs some runs of the area, as they were surveyed, with pages of two sources.
 pub(crate) fn back<F, M, T, S, L, I>(
     editor: &Editor<'_, F, M, T>,
     area: VirtRange,
     runs: impl Fn() -> I,
+    needed: Built,
     small: &S,
     large: &L,
 ) -> Result<Built, BuildError>
@@ -77,7 +80,6 @@ where
     L: FrameSource,
     I: Iterator<Item = VmemmapRun>,
 {
-    let needed = survey(editor, area, &runs)?;
     let memory = editor.memory();
     let tables = HeldFrames::take(memory, editor.frames(), needed.tables)
         .map_err(out_of("page tables", needed.tables))?;
@@ -117,11 +119,17 @@ where
 }
 
 /// Counts what the runs need, once it is clear that they can be mapped.
-fn survey<F: EntryFormat, M: PhysMemory, T: FrameSource, I: Iterator<Item = VmemmapRun>>(
+pub(crate) fn survey<F, M, T, I>(
     editor: &Editor<'_, F, M, T>,
     area: VirtRange,
-    runs: &impl Fn() -> I,
-) -> Result<Built, BuildError> {
+    runs: impl Fn() -> I,
+) -> Result<Built, BuildError>
+where
+    F: EntryFormat,
+    M: PhysMemory,
+    T: FrameSource,
+    I: Iterator<Item = VmemmapRun>,
+{
     let walker =
         Walker::new(editor.mode(), editor.root(), editor.memory()).with_limits(editor.limits());
     let mut needed = Built::default();

@@ -14,6 +14,7 @@ use kspace_frames::zone::{Affinity, Nodes, Vmemmap, VmemmapError, ZoneLimits};
 use kspace_layout::{AreaKind, Layout, PhysAddr, PhysRange};
 
 pub use build::{BuildError, Built, build};
+pub(crate) use build::{back, survey};
 
 /// Places the books of all zones of a machine, for `cpus` CPUs, in the vmemmap of `layout`: of those with RAM, and those that will have
 /// some when memory is plugged in where `affinities` say that it can be.

@@ -15,6 +15,8 @@ use kspace_layout::{
 use kspace_paging::{Access, CacheType, Editor, FrameSource, Limits, LongMode, Protection, Walker};
 use kspace_sim::{SimFrames, SimMemory};
 
+pub mod pages;
+
 pub const MIB: u64 = 1 << 20;
 pub const GIB: u64 = 1 << 30;
 
@@ -82,12 +84,17 @@ pub struct Machine {
 
 impl Machine {
     pub fn new(mode: PagingMode, limits: Limits) -> Self {
+        Self::with_map(mode, limits, memory_map())
+    }
+
+    pub fn with_map(mode: PagingMode, limits: Limits, map: MemoryMap) -> Self {
+        let layout = X86_64::new(mode, map.ram_last()).image(kernel_image());
         Self {
             memory: SimMemory::sparse(),
             mode,
             limits,
-            map: memory_map(),
-            layout: layout(mode),
+            map,
+            layout: layout.build().expect("a sound layout"),
             fixed: fixed_pages(),
         }
     }
