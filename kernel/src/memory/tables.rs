@@ -21,6 +21,18 @@ impl Memory {
     }
 }
 
+/// The last byte that 32 bits can name.
+const LAST_OF_32_BITS: PhysAddr = PhysAddr::new(u32::MAX as u64);
+
+impl ZoneTables {
+    /// A zeroed frame for a top table that is loaded into CR3 in 32-bit mode.
+    #[must_use]
+    pub fn allocate_below_4_gib(&self) -> Option<PhysAddr> {
+        let block = self.0.allocate(&TABLE.below(LAST_OF_32_BITS)).ok()?;
+        Some(block.into_raw().0.start())
+    }
+}
+
 // SAFETY: the zones hand out whole frames of RAM that nobody else uses, until they are given back, and zero them.
 unsafe impl FrameSource for ZoneTables {
     fn allocate(&self) -> Option<PhysAddr> {

@@ -234,7 +234,7 @@ impl<'a> Startup<'a> {
     fn new(handoff: &'static Handoff, memory: &'a Window) -> Result<Self, StartError> {
         let page = handoff.trampoline.ok_or(StartError::NoTrampolinePage)?;
         let tables = memory::get().ok_or(StartError::Tables)?.tables();
-        let root = tables.allocate().ok_or(StartError::Tables)?;
+        let root = tables.allocate_below_4_gib().ok_or(StartError::Tables)?;
         let startup = Self {
             handoff,
             memory,
