@@ -9,7 +9,7 @@ use crate::failure::{About, Result};
 /// A folder of our own, removed with everything in it. It lies in the system's folder for temporary files: the path of a socket
 /// may have 107 bytes only, which a build folder can exceed.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
 }
 
@@ -19,7 +19,7 @@ impl Folder {
     /// # Errors
     ///
     /// When it cannot be made.
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         loop {
             let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -33,7 +33,7 @@ impl Folder {
     }
 
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }

@@ -11,7 +11,7 @@
 
 pub(crate) mod accel;
 pub(crate) mod boot;
-mod folder;
+pub(crate) mod folder;
 pub(crate) mod gdb;
 pub(crate) mod machine;
 pub(crate) mod monitor;

@@ -5,6 +5,7 @@ mod boots;
 mod hostile_boots;
 mod machinery;
 mod many_cpus;
+mod numa;
 mod report;
 mod start_info;
 mod steps;
@@ -154,6 +155,7 @@ fn boots(all: bool) -> Vec<Check> {
     std::iter::once(machinery)
         .chain(table)
         .chain(repeated)
+        .chain(numa::checks())
         .chain(vmcoreinfo::checks())
         .chain(oracle)
         .collect()
