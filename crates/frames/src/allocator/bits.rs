@@ -51,10 +51,10 @@ impl BitWord {
     }
 
     /// Claims `len` frames (a power of two, at most 64) that begin at a multiple of `len`.
-    fn claim_run(&self, len: usize) -> Option<usize> {
+    fn claim_run(&self, len: usize, fit: Fit) -> Option<usize> {
         let mut old = self.0.load(Relaxed);
         loop {
-            let at = aligned_run(!old, len)?;
+            let at = aligned_run(!old, len, fit)?;
             let new = old | (ones(len) << at);
             match self.0.compare_exchange_weak(old, new, AcqRel, Relaxed) {
                 Ok(_) => return Some(at),
@@ -128,9 +128,18 @@ pub(super) const STARTS: [u64; 7] = [
     1,
 ];
 
+/// Which runs of a length will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// Those that are not half of a longer one.
+    Exact,
+    /// All, but exact ones first.
+    Any,
+}
+
 /// A multiple of `len` from which `len` bits of `free` are set: the lowest whose neighbour is not free, too, so that longer
-/// runs stay; else the lowest.
-fn aligned_run(free: u64, len: usize) -> Option<usize> {
+/// runs stay; else, unless it has to fit, the lowest.
+fn aligned_run(free: u64, len: usize, fit: Fit) -> Option<usize> {
     let order = len.trailing_zeros() as usize;
     let mut runs = free;
     for step in 0..order {
@@ -143,7 +152,11 @@ fn aligned_run(free: u64, len: usize) -> Option<usize> {
     } else {
         0
     };
-    let fitting = if all == longer { all } else { all & !longer };
+    let fitting = if all == longer && fit == Fit::Any {
+        all
+    } else {
+        all & !longer
+    };
     (fitting != 0).then(|| fitting.trailing_zeros() as usize)
 }
 
@@ -187,12 +200,18 @@ impl HugeBits<'_> {
         }
     }
 
+    /// How many free frames there are that no run of eight is lost by.
+    pub(super) fn crumbs(self) -> usize {
+        let each = |word: &BitWord| crumbs(!word.load()).count_ones() as usize;
+        self.0.iter().map(each).sum()
+    }
+
     /// Whether [`claim_run`](Self::claim_run) has a chance, only looking.
-    pub(super) fn has_run(self, len: usize) -> bool {
+    pub(super) fn has_run(self, len: usize, fit: Fit) -> bool {
         if len <= WORD {
             self.0
                 .iter()
-                .any(|word| aligned_run(!word.load(), len).is_some())
+                .any(|word| aligned_run(!word.load(), len, fit).is_some())
         } else {
             self.0
                 .chunks(len / WORD)
@@ -201,10 +220,13 @@ impl HugeBits<'_> {
     }
 
     /// Claims `len` frames (a power of two, below 512) that begin at a multiple of `len`; the first one's number.
-    pub(super) fn claim_run(self, len: usize) -> Option<usize> {
+    ///
+    /// What is longer than a word is taken as it comes.
+    pub(super) fn claim_run(self, len: usize, fit: Fit) -> Option<usize> {
         if len <= WORD {
-            let found =
-                |(index, word): (usize, &BitWord)| word.claim_run(len).map(|at| index * WORD + at);
+            let found = |(index, word): (usize, &BitWord)| {
+                word.claim_run(len, fit).map(|at| index * WORD + at)
+            };
             self.0.iter().enumerate().find_map(found)
         } else {
             (0..HUGE_FRAMES)
@@ -271,7 +293,7 @@ fn masks(at: usize, len: usize) -> impl Iterator<Item = (usize, u64)> {
 
 #[cfg(all(test, not(feature = "loom")))]
 mod tests {
-    use super::{aligned_run, crumbs, lowest, masks};
+    use super::{Fit, aligned_run, crumbs, lowest, masks};
     use std::vec::Vec;
 
     #[test]
@@ -288,11 +310,10 @@ mod tests {
                 let is_free = |at: usize| at < 64 && (at..at + len).all(|bit| free >> bit & 1 == 1);
                 let all: Vec<usize> = (0..64).step_by(len).filter(|&at| is_free(at)).collect();
                 let alone = all.iter().find(|&&at| !is_free(at ^ len));
-                assert_eq!(
-                    aligned_run(free, len),
-                    alone.or(all.first()).copied(),
-                    "{free:#x} {len}"
-                );
+                let any = alone.or(all.first()).copied();
+                assert_eq!(aligned_run(free, len, Fit::Any), any, "{free:#x} {len}");
+                let exact = alone.copied();
+                assert_eq!(aligned_run(free, len, Fit::Exact), exact, "{free:#x} {len}");
             }
             let groups = (0..8).filter(|group| free >> (8 * group) & 0xff == 0xff);
             let whole: u64 = groups.map(|group| 0xff << (8 * group)).sum();

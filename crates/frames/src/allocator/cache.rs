@@ -177,6 +177,9 @@ impl CpuSlot {
 pub(super) struct Homes {
     pub(super) small: AtomicUsize,
     pub(super) huge: AtomicUsize,
+    /// For how many searches other trees are not asked for what fits, and how many of them are left.
+    pub(super) pause: AtomicUsize,
+    pub(super) pause_left: AtomicUsize,
     /// A change of the count of free frames that is not in the common count yet, modulo 2^bits.
     pub(super) free: AtomicUsize,
 }

@@ -1,17 +1,22 @@
 //! Which tree to take from.
 //!
 //! Each CPU reserves one tree for what is smaller than a huge frame and another one for huge frames, so that CPUs do not
-//! share cache lines and small blocks do not spread over all memory. When its tree has nothing fitting, in this order:
+//! share cache lines and small blocks do not spread over all memory. In this order:
 //!
-//! 1. a partly free huge frame in an unreserved tree, the most broken one of those nearby, before a whole huge frame is
-//!    broken anywhere;
-//! 2. a wholly free one in its own tree, then in an unreserved tree, which becomes its own;
-//! 3. *stealing*: any tree, reserved or not, partly free ones first.
+//! 1. what *fits* (`take`) in its own tree, then in an unreserved tree nearby, which becomes its own;
+//! 2. any of a partly free huge frame in its own tree, then in an unreserved tree, the most broken one of those nearby,
+//!    before a whole huge frame is broken anywhere;
+//! 3. a wholly free one in its own tree, then in an unreserved tree;
+//! 4. *stealing*: any tree, reserved or not, partly free ones first.
+//!
+//! What fits is found only by looking at bits. Where there is none, many searches would look at them in vain, so a CPU that
+//! has found none nearby leaves the neighbours alone for one search, then for two, four, and so on.
 //!
 //! The counts of trees lag (`tree`), so an allocation may fail while another CPU is between two steps of giving back what
 //! would have fitted; who can wait tries again.
 
 use super::FrameAllocator;
+use super::bits::Fit;
 use super::cache::{CpuSlot, PinnedCpu, SMALL};
 use super::index::{FrameId, HugeId, Order, TreeId};
 use super::sync::{AtomicUsize, Relaxed};
@@ -26,9 +31,14 @@ const GROUP: usize = 64;
 /// The same as [`NEARBY`] for runs, which a partly free huge frame may well not have: all bits have to be looked at.
 const NEARBY_RUNS: usize = 16;
 
+/// Searches for what fits that stay in a CPU's own tree, at most, after one that found nothing nearby.
+const LONGEST_PAUSE: usize = 64;
+
 /// What is wanted of a tree.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Want {
+    /// Partly free huge frames, and only what fits there.
+    Fitting,
     /// Partly free huge frames.
     Partial,
     /// Wholly free ones.
@@ -40,7 +50,7 @@ impl Want {
     fn is_in(self, tree: &Tree) -> bool {
         let (whole, partial) = tree.counts();
         match self {
-            Self::Partial => partial > 0,
+            Self::Fitting | Self::Partial => partial > 0,
             Self::Whole => whole > 0,
         }
     }
@@ -58,6 +68,7 @@ impl FrameAllocator<'_> {
         };
         self.search(pin, slot, NEARBY, |tree, kind| {
             let got = match kind {
+                Want::Fitting => self.take_crumbs(tree, want, &mut sink),
                 Want::Partial => self.take_partial(tree, want, &mut sink),
                 Want::Whole => self.take_breaking(tree, want, &mut sink),
             };
@@ -79,7 +90,8 @@ impl FrameAllocator<'_> {
         order: Order,
     ) -> Option<FrameId> {
         let found = self.search(pin, slot, NEARBY_RUNS, |tree, kind| match kind {
-            Want::Partial => self.take_run(tree, order),
+            Want::Fitting => self.take_run(tree, order, Fit::Exact),
+            Want::Partial => self.take_run(tree, order, Fit::Any),
             Want::Whole => self.take_run_breaking(tree, order),
         })?;
         self.count_free(Some(slot), -(order.frames() as isize));
@@ -123,10 +135,16 @@ impl FrameAllocator<'_> {
     ) -> Option<T> {
         let home = &slot.homes.small;
         let own = self.home(home);
-        if let Some(got) = own.and_then(|own| take(own, Want::Partial)) {
+        if let Some(got) = own.and_then(|own| take(own, Want::Fitting)) {
             return Some(got);
         }
         let trees = || self.upwards(pin, own);
+        if let Some(got) = self.fitting_nearby(pin, slot, trees(), &mut take) {
+            return Some(got);
+        }
+        if let Some(got) = own.and_then(|own| take(own, Want::Partial)) {
+            return Some(got);
+        }
         let crowded = trees().next().and_then(|start| self.most_broken(start));
         let near = crowded.into_iter().chain(trees().take(nearby));
         if let Some(got) = self.settle_in(pin, home, near, Want::Partial, &mut take) {
@@ -143,6 +161,31 @@ impl FrameAllocator<'_> {
                 .filter(|&tree| kind.is_in(self.tree(tree)))
                 .find_map(|tree| take(tree, kind))
         })
+    }
+
+    /// Tries the first of `trees` for what fits, unless that was in vain not long ago.
+    fn fitting_nearby<T>(
+        &self,
+        pin: &PinnedCpu,
+        slot: &CpuSlot,
+        trees: impl Iterator<Item = TreeId>,
+        take: &mut impl FnMut(TreeId, Want) -> Option<T>,
+    ) -> Option<T> {
+        let homes = &slot.homes;
+        let left = homes.pause_left.load(Relaxed);
+        if left > 0 {
+            homes.pause_left.store(left - 1, Relaxed);
+            return None;
+        }
+        let near = trees.take(NEARBY_RUNS);
+        let got = self.settle_in(pin, &homes.small, near, Want::Fitting, take);
+        let pause = match got {
+            Some(_) => 0,
+            None => (2 * homes.pause.load(Relaxed)).clamp(1, LONGEST_PAUSE),
+        };
+        homes.pause.store(pause, Relaxed);
+        homes.pause_left.store(pause, Relaxed);
+        got
     }
 
     /// Tries trees for wholly free huge frames until `take` has some.

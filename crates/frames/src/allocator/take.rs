@@ -1,15 +1,37 @@
 //! Taking from one tree: counters first, then bits (`huge` says why).
 //!
 //! Which huge frame of the tree? For what is smaller than a huge frame: the partly free one with the least left, so that
-//! others get the chance to become whole again; a wholly free one only when the caller says so. For huge frames: one whose
-//! neighbour is not free, so that pairs stay for order 10.
+//! others get the chance to become whole again; a wholly free one only when the caller says so. Which frames of it? Those
+//! that *fit*, as the best-fit lists of a buddy allocator find them: single frames that no free run of eight is broken for,
+//! runs that are not half of a longer one. Else runs would be missing and huge frames be broken for them, while as much lies
+//! free in crumbs. For huge frames: one whose neighbour is not free, so that pairs stay for order 10.
 
 use super::FrameAllocator;
-use super::bits::WORD;
+use super::bits::{Fit, WORD};
 use super::huge::{Change, Fill, HugePair};
 use super::index::{FrameId, HUGE_FRAMES, HugeId, Order, TREE_HUGES, TreeId};
 
 impl FrameAllocator<'_> {
+    /// Takes up to `want` single frames that fit from partly free huge frames of the tree; how many.
+    pub(super) fn take_crumbs(
+        &self,
+        tree: TreeId,
+        want: usize,
+        mut sink: impl FnMut(usize),
+    ) -> usize {
+        let mut got = 0;
+        for huge in self.partials(tree, 1) {
+            let crumbs = self.bits(huge).crumbs();
+            if crumbs > 0 {
+                got += self.take_singles(huge, crumbs.min(want - got), &mut sink);
+            }
+            if got == want {
+                break;
+            }
+        }
+        got
+    }
+
     /// Takes up to `want` single frames from partly free huge frames of the tree; how many.
     pub(super) fn take_partial(
         &self,
@@ -18,11 +40,11 @@ impl FrameAllocator<'_> {
         mut sink: impl FnMut(usize),
     ) -> usize {
         let mut got = 0;
-        while got < want {
-            let Some((_, huge)) = self.fullest(tree, 1, 0) else {
-                break;
-            };
+        for huge in self.partials(tree, 1) {
             got += self.take_singles(huge, want - got, &mut sink);
+            if got == want {
+                break;
+            }
         }
         got
     }
@@ -59,35 +81,26 @@ impl FrameAllocator<'_> {
     }
 
     /// Takes a run of `order`, 1 to 8, from a partly free huge frame of the tree.
-    pub(super) fn take_run(&self, tree: TreeId, order: Order) -> Option<FrameId> {
-        let mut above = 0;
-        // From the fullest to the emptiest.
-        for _ in 0..TREE_HUGES {
-            let (rank, huge) = self.fullest(tree, order.frames(), above)?;
-            if self.bits(huge).has_run(order.frames())
-                && let Some(frame) = self.take_run_in(huge, order)
-            {
-                return Some(frame);
-            }
-            above = rank + 1;
-        }
-        None
+    pub(super) fn take_run(&self, tree: TreeId, order: Order, fit: Fit) -> Option<FrameId> {
+        self.partials(tree, order.frames())
+            .filter(|&huge| self.bits(huge).has_run(order.frames(), fit))
+            .find_map(|huge| self.take_run_in(huge, order, fit))
     }
 
     /// Takes a run of `order`, 1 to 8, from a wholly free huge frame of the tree.
     pub(super) fn take_run_breaking(&self, tree: TreeId, order: Order) -> Option<FrameId> {
         while let Some(huge) = self.lonely(tree) {
-            if let Some(frame) = self.take_run_in(huge, order) {
+            if let Some(frame) = self.take_run_in(huge, order, Fit::Any) {
                 return Some(frame);
             }
         }
         None
     }
 
-    fn take_run_in(&self, huge: HugeId, order: Order) -> Option<FrameId> {
+    fn take_run_in(&self, huge: HugeId, order: Order, fit: Fit) -> Option<FrameId> {
         let len = order.frames();
         let (_, mut change) = self.counter(huge).reserve(len, len)?;
-        let at = self.bits(huge).claim_run(len);
+        let at = self.bits(huge).claim_run(len, fit);
         if at.is_none() {
             change = change.and(self.counter(huge).give(len));
         }
@@ -181,18 +194,29 @@ impl FrameAllocator<'_> {
         claimed
     }
 
-    /// The partly free huge frame with the least free frames, but at least `least`, and a rank of at least `above`; with
-    /// its rank, which orders the tree's huge frames by what is free, and equals by their place.
-    fn fullest(&self, tree: TreeId, least: usize, above: usize) -> Option<(usize, HugeId)> {
-        self.huges(tree)
-            .filter_map(|(huge, fill)| match fill {
-                Fill::Partial(free) if free >= least => {
-                    Some((free * TREE_HUGES + huge.get() % TREE_HUGES, huge))
-                }
-                _ => None,
-            })
-            .filter(|&(rank, _)| rank >= above)
-            .min()
+    /// The huge frames of the tree that are partly free, with at least `least` free frames, from the fullest to the emptiest.
+    fn partials(&self, tree: TreeId, least: usize) -> impl Iterator<Item = HugeId> + use<> {
+        let mut ranks = [0; TREE_HUGES];
+        let mut len = 0;
+        for (place, fill) in self
+            .pairs(tree)
+            .iter()
+            .flat_map(HugePair::fills)
+            .enumerate()
+        {
+            if let Fill::Partial(free) = fill
+                && free >= least
+            {
+                ranks[len] = (free * TREE_HUGES + place) as u16;
+                len += 1;
+            }
+        }
+        ranks[..len].sort_unstable();
+        let first = tree.first_huge().get();
+        ranks
+            .into_iter()
+            .take(len)
+            .map(move |rank| HugeId::new(first + usize::from(rank) % TREE_HUGES))
     }
 
     /// A wholly free huge frame, rather one whose neighbour is not.
@@ -208,15 +232,5 @@ impl FrameAllocator<'_> {
             }
         }
         paired
-    }
-
-    /// The huge frames of a tree, and what each is.
-    fn huges(&self, tree: TreeId) -> impl Iterator<Item = (HugeId, Fill)> {
-        let first = tree.first_huge().get();
-        self.pairs(tree)
-            .iter()
-            .flat_map(HugePair::fills)
-            .enumerate()
-            .map(move |(index, fill)| (HugeId::new(first + index), fill))
     }
 }

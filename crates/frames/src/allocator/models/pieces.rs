@@ -6,7 +6,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
-use super::super::bits::{BitWord, HugeBits, WORDS};
+use super::super::bits::{BitWord, Fit, HugeBits, WORDS};
 use super::super::huge::{Change, Fill, HugePair};
 use super::super::index::{HUGE_FRAMES, Order};
 use super::super::record::{FreedBy, Owner, Record};
@@ -188,7 +188,7 @@ fn loom_a_run_that_does_not_fit_leaves_nothing_behind() {
         let run = thread::spawn(move || {
             let counter = other.pair.half(EVEN);
             counter.reserve(2, 2)?;
-            let at = other.bits().claim_run(2);
+            let at = other.bits().claim_run(2, Fit::Any);
             if at.is_none() {
                 counter.give(2);
             }
