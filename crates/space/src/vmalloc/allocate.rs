@@ -101,7 +101,11 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     }
 
     #[inline]
-    fn check(&self, request: &AreaRequest, owns_frames: bool) -> Result<Checked, AreaError> {
+    pub(super) fn check(
+        &self,
+        request: &AreaRequest,
+        owns_frames: bool,
+    ) -> Result<Checked, AreaError> {
         let AreaRequest { bytes, align, .. } = *request;
         if bytes.wrapping_sub(1) >= self.area().size()
             || !align.is_power_of_two()

@@ -78,6 +78,7 @@ mod trim;
 
 pub use error::{AreaError, FreeError, FreeProblem};
 pub use kernel::{AreaFrames, Kernel, Want};
+pub use large::{ResizeError, Resized};
 pub use look::{AreaInfo, State, Totals};
 pub use purge::Purged;
 pub use request::{AreaRequest, Kind};

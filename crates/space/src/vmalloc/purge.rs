@@ -111,7 +111,10 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             self.lazy.fetch_sub(purged.pages, Ordering::Relaxed);
         }
         match trim {
-            Trim::All => self.trim(0, &mut purged),
+            Trim::All => {
+                self.trim(0, &mut purged);
+                self.trim_tables(&mut purged);
+            }
             Trim::Surplus => self.trim(self.kept_chunks(), &mut purged),
         }
         purged

@@ -46,7 +46,7 @@ pub struct Vmalloc<'a, K: Kernel, const CPUS: usize> {
     /// Addresses that no chunk and no large area has; and who may change the index. Taken first, if both are.
     pub(super) space: Lock<Ranges<'a, K::Memory, &'a K::Frames>>,
     pub(super) pool: Lock<Pool>,
-    pub(super) large: Large,
+    pub(super) large: Large<'a, K::Memory, K::Frames>,
     pub(super) dirty: DirtyStack,
     /// Somebody purges.
     pub(super) purging: AtomicBool,
@@ -92,7 +92,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             index: Index::new(root, chunks),
             space: Lock::new(ranges),
             pool: Lock::new(Pool::new()),
-            large: Large::new(),
+            large: Large::new(memory, frames),
             dirty: DirtyStack::new(),
             purging: AtomicBool::new(false),
             lazy: AtomicU64::new(0),
@@ -234,7 +234,6 @@ impl<K: Kernel, const CPUS: usize> fmt::Debug for Vmalloc<'_, K, CPUS> {
         f.debug_struct("Vmalloc")
             .field("area", &self.area)
             .field("bound", &self.bound)
-            .field("large", &self.large)
             .finish_non_exhaustive()
     }
 }

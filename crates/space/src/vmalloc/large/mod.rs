@@ -1,91 +1,67 @@
-//! Large areas: more pages than a chunk takes, or a larger alignment. They are refused so far.
+//! Large areas: more pages than a chunk takes, or a larger alignment. Each has a range of its own out of the free address space.
+//!
+//! ```text
+//!   2M boundary                              2M boundary
+//!   |                                        |
+//!   | 2 MiB frame, one entry                 | order 7  | order 6 | 5 |..| guard |     addresses; the last page is never mapped
+//!   |                                        |          |         |   |  |
+//!   '-- a block of order 9, if there is one  '-- what is left, in blocks as large as there are
+//! ```
+//!
+//! Frames are taken in blocks, the largest first. Where there is none of an order, the next smaller one is tried, and the larger ones are
+//! not asked for again; so fragmented memory costs more entries, not a search for each page. From 2 MiB on an area is aligned to 2 MiB if
+//! the address space has such a place, so that each block of 2 MiB becomes one large page.
+//!
+//! What happens to an area is decided under one lock, which is held for a walk in a tree. Entries are filled and parked without it: an
+//! area's addresses belong to who makes it, then to its owner, to who frees it, and to the purger, one after the other.
+//!
+//! A failure leaves nothing: what had been mapped is taken away and flushed before the error is returned.
 
-use core::panic::Location;
+mod allocate;
+mod books;
+mod fill;
+mod free;
+mod look;
+mod purge;
+mod resize;
 
-use kspace_layout::{Pfn, VirtAddr, VirtRange};
-use kspace_paging::Invalidation;
+use core::fmt;
 
-use super::allocate::Checked;
-use super::caller::Caller;
-use super::error::{FreeError, FreeProblem};
-use super::state::Vmalloc;
-use super::{AreaError, AreaInfo, AreaRequest, Kernel, Purged, Totals};
+use kspace_paging::{FrameSource, PhysMemory};
 
-/// The books on large areas.
-#[derive(Debug)]
-pub(super) struct Large {}
+use super::Kernel;
+use super::lock::Lock;
+use super::state::{Off, Vmalloc};
+use books::Books;
 
-impl Large {
-    pub(super) const fn new() -> Self {
-        Self {}
+pub use resize::{ResizeError, Resized};
+
+/// What there is of large areas.
+pub(super) struct Large<'a, M: PhysMemory, F: FrameSource> {
+    books: Lock<Books<'a, M, F>>,
+}
+
+impl<'a, M: PhysMemory, F: FrameSource> Large<'a, M, F> {
+    /// None. Frames for the books are taken when there are some.
+    pub(super) const fn new(memory: &'a M, frames: &'a F) -> Self {
+        Self {
+            books: Lock::new(Books::new(memory, frames)),
+        }
     }
 }
 
-impl<K: Kernel, const CPUS: usize> Vmalloc<'_, K, CPUS> {
-    /// A large area with frames of its own.
-    #[cold]
-    pub(super) fn allocate_large(
+impl<M: PhysMemory, F: FrameSource> fmt::Debug for Large<'_, M, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Large").finish_non_exhaustive()
+    }
+}
+
+impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
+    fn with_books<R>(
         &self,
-        request: &AreaRequest,
-        _checked: Checked,
-        _caller: Caller,
-    ) -> Result<VirtRange, AreaError> {
-        Err(self.too_large(request))
+        off: &Off<K>,
+        body: impl FnOnce(&mut Books<'a, K::Memory, K::Frames>) -> R,
+    ) -> R {
+        self.large.books.with(self.platform(), off, body)
     }
-
-    /// A large area that maps given frames.
-    #[cold]
-    pub(super) fn map_large(
-        &self,
-        request: &AreaRequest,
-        _checked: Checked,
-        _caller: Caller,
-        _frame: &impl Fn(u64) -> Pfn,
-    ) -> Result<VirtRange, AreaError> {
-        Err(self.too_large(request))
-    }
-
-    fn too_large(&self, request: &AreaRequest) -> AreaError {
-        AreaError::TooLarge {
-            bytes: request.bytes,
-            within: self.area(),
-        }
-    }
-
-    /// Frees what begins at an address that lies in no chunk.
-    #[cold]
-    pub(super) fn free_large(
-        &self,
-        start: VirtAddr,
-        caller: &'static Location<'static>,
-    ) -> Result<(), FreeError> {
-        Err(FreeError {
-            address: start,
-            caller,
-            problem: FreeProblem::NoArea,
-        })
-    }
-
-    /// The large area that an address lies in, or in whose guard.
-    pub(super) fn find_large(&self, _address: VirtAddr) -> Option<AreaInfo> {
-        None
-    }
-
-    /// The first large area that begins at or after an address.
-    pub(super) fn next_large(&self, _from: VirtAddr) -> Option<AreaInfo> {
-        None
-    }
-
-    /// The totals with large areas in them.
-    pub(super) fn add_large(&self, small: Totals) -> Totals {
-        small
-    }
-
-    /// Takes all freed large areas for the purge under way: what the CPUs must forget, if there are some.
-    pub(super) fn gather_large(&self) -> Option<Invalidation> {
-        None
-    }
-
-    /// Gives back what [`gather_large`](Self::gather_large) took, after the flush.
-    pub(super) fn release_large(&self, _purged: &mut Purged) {}
 }

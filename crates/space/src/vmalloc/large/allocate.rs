@@ -1,0 +1,247 @@
+//! Making a large area: placed, filled, known; or undone.
+
+use kspace_frames::Order;
+use kspace_layout::{FRAME_SIZE, PageSize, Pfn, VirtAddr, VirtRange};
+
+use super::fill::{Filler, NoTable};
+use crate::ranges;
+use crate::vmalloc::allocate::{Checked, Shortage};
+use crate::vmalloc::caller::Caller;
+use crate::vmalloc::state::Vmalloc;
+use crate::vmalloc::{AreaError, AreaFrames, AreaRequest, Kernel, Want};
+
+/// The frames of an area to be made.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'f> {
+    /// Its own.
+    Own(Want),
+    /// Given ones: of each page the frame.
+    Given(&'f dyn Fn(u64) -> Pfn),
+}
+
+/// An area is not whole: so many of its pages are mapped.
+pub(super) struct Partial {
+    pub(super) mapped: u64,
+    pub(super) shortage: Shortage,
+}
+
+impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
+    /// A large area with frames of its own.
+    #[cold]
+    pub(in crate::vmalloc) fn allocate_large(
+        &self,
+        request: &AreaRequest,
+        checked: Checked,
+        caller: Caller,
+    ) -> Result<VirtRange, AreaError> {
+        self.check_memory(checked)?;
+        let want = Want {
+            owner: request.kind.owner(),
+            node: request.node,
+            zeroed: request.zeroed,
+        };
+        self.make_large(request, checked, caller, Source::Own(want))
+    }
+
+    /// Refuses what no machine could fill.
+    pub(super) fn check_memory(&self, checked: Checked) -> Result<(), AreaError> {
+        let (pages, memory) = (checked.pages, self.frames().total());
+        if pages > memory {
+            return Err(AreaError::BeyondMemory { pages, memory });
+        }
+        Ok(())
+    }
+
+    /// A large area that maps given frames.
+    #[cold]
+    pub(in crate::vmalloc) fn map_large(
+        &self,
+        request: &AreaRequest,
+        checked: Checked,
+        caller: Caller,
+        frame: &dyn Fn(u64) -> Pfn,
+    ) -> Result<VirtRange, AreaError> {
+        self.make_large(request, checked, caller, Source::Given(frame))
+    }
+
+    /// When something runs out, all that was freed is purged, and then it is tried again.
+    fn make_large(
+        &self,
+        request: &AreaRequest,
+        checked: Checked,
+        caller: Caller,
+        source: Source<'_>,
+    ) -> Result<VirtRange, AreaError> {
+        let first = self.try_large(request, checked, caller, source);
+        first.or_else(|_| {
+            self.purge();
+            self.try_large(request, checked, caller, source)
+                .map_err(|shortage| self.explain(checked, &shortage))
+        })
+    }
+
+    fn try_large(
+        &self,
+        request: &AreaRequest,
+        checked: Checked,
+        caller: Caller,
+        source: Source<'_>,
+    ) -> Result<VirtRange, Shortage> {
+        let whole = self.place_large(checked, source)?;
+        let range = VirtRange::new(whole.start(), checked.pages * FRAME_SIZE);
+        let made = self.fill_large(range, request, source).and_then(|()| {
+            let known = self.with_books(&self.off(), |books| books.add(range, request, caller));
+            known.then_some(()).ok_or(Partial {
+                mapped: checked.pages,
+                shortage: Shortage::Tables,
+            })
+        });
+        made.map(|()| range).map_err(|partial| {
+            self.take_away(range.start(), partial.mapped, source);
+            let freed = self.with_space(&self.off(), |space| space.free(whole));
+            debug_assert!(freed.is_ok(), "it was allocated just now");
+            partial.shortage
+        })
+    }
+
+    /// Addresses for the area and its guard: at a multiple of the largest page that it can be made of, if there is such a place.
+    fn place_large(&self, checked: Checked, source: Source<'_>) -> Result<VirtRange, Shortage> {
+        let wanted = [3, 2].map(|level| self.large_page(level, checked, source));
+        let aligns = wanted
+            .into_iter()
+            .flatten()
+            .filter(|&align| align > checked.align);
+        let off = self.off();
+        self.with_space(&off, |space| {
+            for align in aligns.chain([checked.align]) {
+                let request = ranges::Request::pages(checked.pages + 1).aligned(align);
+                match space.allocate(&request) {
+                    Ok(range) => return Ok(range),
+                    Err(ranges::AllocateError::NoSpace { .. }) => {}
+                    Err(_) => return Err(Shortage::Tables),
+                }
+            }
+            Err(Shortage::Space)
+        })
+    }
+
+    /// How many pages a page of this level stands for, if the area can have one.
+    fn large_page(&self, level: u8, checked: Checked, source: Source<'_>) -> Option<u64> {
+        let tables = self.tables();
+        let pages = tables.mode().leaf_size(level)?.bytes() / FRAME_SIZE;
+        let possible = match source {
+            Source::Own(_) => pages <= Order::MAX.frames() as u64,
+            Source::Given(frame) => frame(0).as_u64().is_multiple_of(pages),
+        };
+        let has = tables
+            .limits()
+            .largest_leaf_level(tables.mode(), PageSize::Size1G)
+            >= level;
+        (has && possible && pages <= checked.pages).then_some(pages)
+    }
+
+    /// Maps all of `range`.
+    pub(super) fn fill_large(
+        &self,
+        range: VirtRange,
+        request: &AreaRequest,
+        source: Source<'_>,
+    ) -> Result<(), Partial> {
+        let mut filler = Filler::new(*self.tables(), request.protection);
+        let pages = range.size() / FRAME_SIZE;
+        match source {
+            Source::Own(want) => self.fill_own(&mut filler, range.start(), pages, want),
+            Source::Given(frame) => fill_given::<K>(&mut filler, range.start(), pages, frame),
+        }
+    }
+
+    fn fill_own(
+        &self,
+        filler: &mut FillerOf<'a, K>,
+        start: VirtAddr,
+        pages: u64,
+        want: Want,
+    ) -> Result<(), Partial> {
+        let mut mapped = 0;
+        let mut largest = self.largest_block();
+        while mapped < pages {
+            let fits = Order::largest_in((pages - mapped) as usize).unwrap_or(Order::FRAME);
+            let order = largest.min(fits);
+            // Interrupts are off for one block, which may have to be filled with zeros.
+            let taken = self.frames().take(&self.off(), order, want);
+            let Some(first) = taken else {
+                largest = order.smaller().ok_or(Partial {
+                    mapped,
+                    shortage: Shortage::Frames { filled: mapped },
+                })?;
+                continue;
+            };
+            let at = at_page(start, mapped);
+            if let Err(NoTable { mapped: part }) = filler.map(at, first, order.frames() as u64) {
+                if part == 0 {
+                    self.give_block(first);
+                }
+                return Err(Partial {
+                    mapped: mapped + part,
+                    shortage: Shortage::Tables,
+                });
+            }
+            mapped += order.frames() as u64;
+        }
+        Ok(())
+    }
+
+    /// The largest block that is worth having: one large page. Larger ones would be split among several entries anyhow, and keep
+    /// interrupts off for longer.
+    fn largest_block(&self) -> Order {
+        let size = self.tables().mode().leaf_size(2);
+        let frames = size.map_or(1, |size| size.bytes() / FRAME_SIZE);
+        Order::largest_in(frames as usize).unwrap_or(Order::HUGE)
+    }
+
+    /// Takes away the first `mapped` pages of an area that did not come to be, or of what was to be added to one. They are flushed when
+    /// this returns, and their frames freed, if they are the area's own.
+    pub(super) fn take_away(&self, start: VirtAddr, mapped: u64, source: Source<'_>) {
+        if mapped == 0 {
+            return;
+        }
+        let range = VirtRange::new(start, mapped * FRAME_SIZE);
+        let token = match self.tables().park(range) {
+            Ok(token) => token,
+            Err(error) => panic!("entries of a new area were changed by somebody else: {error}"),
+        };
+        token.flush(self.shootdown(), self.memory(), self.frames());
+        // SAFETY: the token has just been flushed.
+        unsafe { self.collect_large(range, matches!(source, Source::Own(_))) };
+    }
+}
+
+type FillerOf<'a, K> =
+    Filler<'a, <K as Kernel>::Format, <K as Kernel>::Memory, <K as Kernel>::Frames>;
+
+/// Maps given frames, in runs that are as long as they are.
+fn fill_given<K: Kernel>(
+    filler: &mut FillerOf<'_, K>,
+    start: VirtAddr,
+    pages: u64,
+    frame: &dyn Fn(u64) -> Pfn,
+) -> Result<(), Partial> {
+    let mut mapped = 0;
+    while mapped < pages {
+        let first = frame(mapped);
+        let follows = |&count: &u64| frame(mapped + count).as_u64() == first.as_u64() + count;
+        let more = (1..pages - mapped).take_while(follows).count() as u64;
+        filler
+            .map(at_page(start, mapped), first, 1 + more)
+            .map_err(|NoTable { mapped: part }| Partial {
+                mapped: mapped + part,
+                shortage: Shortage::Tables,
+            })?;
+        mapped += 1 + more;
+    }
+    Ok(())
+}
+
+fn at_page(start: VirtAddr, page: u64) -> VirtAddr {
+    VirtAddr::new(start.as_u64() + page * FRAME_SIZE)
+}

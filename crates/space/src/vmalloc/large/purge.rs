@@ -1,0 +1,120 @@
+//! The purge of large areas: the steps that the purger takes for them beside those for chunks.
+
+use kspace_layout::{FRAME_SIZE, PageSize, PagingMode, Pfn, PhysAddr, VirtAddr, VirtRange};
+use kspace_paging::{Flush, Invalidation};
+
+use super::books::Entry;
+use crate::vmalloc::state::Vmalloc;
+use crate::vmalloc::{Kernel, Purged};
+
+impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
+    /// Takes all freed large areas for the purge under way: what the CPUs must forget, if there are some.
+    pub(in crate::vmalloc) fn gather_large(&self) -> Option<Invalidation> {
+        self.with_books(&self.off(), |books| books.gather())
+    }
+
+    /// Gives back what [`gather_large`](Self::gather_large) took, after the flush.
+    pub(in crate::vmalloc) fn release_large(&self, purged: &mut Purged) {
+        let token = self.with_books(&self.off(), |books| books.flushed());
+        // SAFETY: the purger has made all CPUs forget what `gather_large` returned.
+        unsafe { token.discharged(self.memory(), self.frames()) };
+        while let Some(entry) = self.with_books(&self.off(), |books| books.next_of_batch()) {
+            self.release_one(entry, purged);
+        }
+    }
+
+    fn release_one(&self, entry: Entry, purged: &mut Purged) {
+        let pages = entry.range.size() / FRAME_SIZE;
+        // SAFETY: the area was parked before it came into the books as lazy, and flushed since it was gathered.
+        purged.frames += unsafe { self.collect_large(entry.range, entry.kind.owns_frames()) };
+        purged.areas += 1;
+        purged.pages += pages;
+        self.with_books(&self.off(), |books| books.forget(entry));
+        let whole = VirtRange::new(entry.range.start(), (pages + 1) * FRAME_SIZE);
+        let freed = self.with_space(&self.off(), |space| space.free(whole));
+        debug_assert!(
+            freed.is_ok(),
+            "the addresses of a large area were allocated"
+        );
+    }
+
+    /// Clears the parked entries of `range`, and frees their frames if they are `owned`. Returns how many were freed.
+    ///
+    /// # Safety
+    ///
+    /// All CPUs have been flushed since these entries were parked, and the range is the caller's.
+    pub(super) unsafe fn collect_large(&self, range: VirtRange, owned: bool) -> u64 {
+        let mut given = 0;
+        let each = |first: PhysAddr, size: PageSize, count: usize| {
+            let frames = count as u64 * (size.bytes() / FRAME_SIZE);
+            let mut done = if owned { 0 } else { frames };
+            while done < frames {
+                let block = self.give_block(Pfn::new(first.pfn().as_u64() + done));
+                given += block;
+                done += block.max(1);
+            }
+        };
+        // SAFETY: the caller's promise.
+        if let Err(error) = unsafe { self.tables().collect(range, each) } {
+            panic!("entries of a freed area were changed by somebody else: {error}");
+        }
+        given
+    }
+
+    /// Gives back the block that begins at `first`: how many frames it had; 0 when the books on frames know no such block.
+    pub(super) fn give_block(&self, first: Pfn) -> u64 {
+        // Interrupts are off for one block at a time.
+        self.give_frames(&self.off(), first, 1)
+    }
+
+    /// Takes out and frees the page tables that areas have left behind anywhere in the free address space. Only the purger calls this.
+    ///
+    /// It holds one part of the addresses after the other meanwhile, as much as a root entry translates.
+    pub(in crate::vmalloc) fn trim_tables(&self, purged: &mut Purged) {
+        let mut from = Some(self.area().start());
+        while let Some(part) = from.and_then(|from| self.hold_free(from)) {
+            from = part.last().checked_add(1).ok();
+            if let Ok(token) = self.tables().purge(part) {
+                purged.frames += self.flush_tables(token);
+            }
+            let freed = self.with_space(&self.off(), |space| space.free(part));
+            debug_assert!(freed.is_ok(), "it was held");
+        }
+    }
+
+    fn flush_tables(&self, token: Flush) -> u64 {
+        let tables = token.tables() as u64;
+        token.flush(self.shootdown(), self.memory(), self.frames());
+        tables
+    }
+
+    /// Holds the first free addresses at or after `from`, up to the end of a root entry.
+    fn hold_free(&self, from: VirtAddr) -> Option<VirtRange> {
+        let span = root_span(self.tables().mode());
+        self.with_space(&self.off(), |space| {
+            let mut from = from;
+            loop {
+                let free = space.next_free(from)?;
+                let start = free.start().max(from);
+                let end = start.as_u64() | (span - 1);
+                let last = VirtAddr::try_new(end).ok()?.min(free.last());
+                let part = VirtRange::try_from_bounds(start, last).ok()?;
+                // In a smaller one there is no whole table.
+                if part.size() >= PageSize::Size2M.bytes() && space.allocate_at(part).is_ok() {
+                    return Some(part);
+                }
+                from = last.checked_add(1).ok()?;
+            }
+        })
+    }
+}
+
+/// The bytes that an entry of the root translates.
+const fn root_span(mode: PagingMode) -> u64 {
+    match mode {
+        PagingMode::TwoLevel => 1 << 22,
+        PagingMode::Pae => 1 << 30,
+        PagingMode::FourLevel => 1 << 39,
+        PagingMode::FiveLevel => 1 << 48,
+    }
+}
