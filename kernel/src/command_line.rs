@@ -79,11 +79,13 @@ pub enum Provocation {
     Panic,
     /// Panic on every CPU at once.
     PanicEverywhere,
+    /// Allocate until the heap has nothing left.
+    HeapExhausted,
 }
 
 impl Provocation {
     /// Every provocation with the word that asks for it.
-    pub const ALL: [(&'static str, Self); 16] = [
+    pub const ALL: [(&'static str, Self); 17] = [
         ("write-text", Self::WriteText),
         ("write-rodata", Self::WriteRodata),
         ("write-text-alias", Self::WriteTextAlias),
@@ -100,6 +102,7 @@ impl Provocation {
         ("lock-across-flush", Self::LockAcrossFlush),
         ("panic", Self::Panic),
         ("panic-everywhere", Self::PanicEverywhere),
+        ("heap-exhausted", Self::HeapExhausted),
     ];
 }
 
@@ -289,7 +292,7 @@ mod tests {
                  show= dmesg halt measure stress= stress-frames= seed= provoke=",
                 "command line: the word at byte 8 is not UTF-8 and was not used",
                 "command line: \"provoke=fire\" was not used; provoke= knows write-text write-rodata write-text-alias \
-                 execute-data null non-canonical stack-overflow guard-page vmalloc direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere",
+                 execute-data null non-canonical stack-overflow guard-page vmalloc direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere heap-exhausted",
                 "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
                  show= dmesg halt measure stress= stress-frames= seed= provoke=",
                 "command line: \"stress=-1\" was not used: its value is no decimal number",

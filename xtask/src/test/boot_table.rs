@@ -63,6 +63,7 @@ pub(crate) const BOOTS: &[&[BootCase]] = &[
     MACHINES,
     WORDS,
     FAULTS,
+    MEMORY,
     MANY_CPUS,
     POOR_CPUS,
     START_INFOS,
@@ -221,6 +222,51 @@ const WORDS: &[BootCase] = &[
         ..BootCase::USUAL
     },
     BootCase {
+        name: "min_free_kbytes= above half of memory",
+        append: "min_free_kbytes=200000",
+        says: &[
+            "min_free_kbytes=200000: more than half of low memory, which is ",
+            "; nothing was changed",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "words about memory, of nonsense",
+        append: "min_free_kbytes=4M numa=on show=slabinfo show=",
+        says: &[
+            "command line: \"min_free_kbytes=4M\" was not used: its value is no decimal number",
+            "command line: \"numa=on\" was not used; numa= knows off",
+            "command line: \"show=slabinfo\" was not used: \"slabinfo\" is no text; show= knows zoneinfo buddyinfo iomem meminfo",
+            "command line: \"show=\" was not used: \"\" is no text",
+        ],
+        never: &["Node 0, zone", "panicked"],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "every text that can be shown",
+        append: "show=meminfo,iomem,buddyinfo,zoneinfo nokaslr",
+        says: &[
+            "Node 0, zone      DMA",
+            "  pages free     ",
+            "        protection: (0, ",
+            "  start_pfn:           4096",
+            "buddyinfo:",
+            "Node 0, zone    DMA32 ",
+            "iomem:",
+            "00001000-0009fbff : System RAM",
+            "  01000000-",
+            " : Kernel code",
+            " : Kernel rodata",
+            " : Kernel data",
+            " : Kernel bss",
+            "meminfo:",
+            "MemTotal:",
+            "MemAvailable:",
+            "DirectMap1G:           0 kB",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
         name: "an unknown word",
         append: "nokalsr quiet",
         says: &[
@@ -320,6 +366,28 @@ const FAULTS: &[BootCase] = &[
         "provoke: reading ffd3fffffffff000",
         "fault: read of ffd3fffffffff000: not mapped, the hole between vmalloc and vmemmap"
     ),
+];
+
+/// Memory that is used up.
+const MEMORY: &[BootCase] = &[
+    BootCase {
+        name: "18 MiB, the least that holds the kernel",
+        mem_mib: 18,
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "a heap that is used up",
+        append: "provoke=heap-exhausted",
+        ends: Ending::Failure,
+        says: &[
+            "heap: 1048576 bytes: allocate order 8 from node 0, zone DMA32: ",
+            "Node 0 DMA free:",
+            "Node 0 DMA32 free:",
+            "kernel panic: memory allocation of 1048576 bytes failed",
+            "kspace: stopped by a panic",
+        ],
+        ..BootCase::USUAL
+    },
 ];
 
 /// CPUs that lack what the kernel cannot do without.

@@ -44,7 +44,13 @@ impl NodeOrder {
         has_memory: impl Fn(NodeId) -> bool,
         distance: impl Fn(NodeId, NodeId) -> u8,
     ) {
-        self.len = NodeId::all().filter(|node| has_memory(*node)).count();
+        let mut nodes = [NodeId::ZERO; MAX_NODES];
+        self.len = 0;
+        for node in NodeId::all().filter(|node| has_memory(*node)) {
+            nodes[self.len] = node;
+            self.len += 1;
+        }
+        let nodes = &nodes[..self.len];
         let mut load = [0_u32; MAX_NODES];
         for local in NodeId::all() {
             let mut used = [false; MAX_NODES];
@@ -55,9 +61,8 @@ impl NodeOrder {
                     let own = *node == local;
                     (!own, far, load[node.index()])
                 };
-                let best = NodeId::all()
-                    .filter(|node| has_memory(*node) && !used[node.index()])
-                    .min_by_key(cost);
+                let unused = nodes.iter().copied().filter(|node| !used[node.index()]);
+                let best = unused.min_by_key(cost);
                 let Some(best) = best else { break };
                 used[best.index()] = true;
                 self.order[local.index()][place] = best;

@@ -47,6 +47,13 @@ pub use x86_64::instructions::interrupts::without_interrupts;
 /// The format of this architecture's page-table entries.
 pub type PageFormat = kspace_paging::LongMode;
 
+/// Has this CPU's timer interrupt it once, so many microseconds from now.
+pub fn interrupt_in(microseconds: u64) {
+    if let Some(handoff) = boot::handoff() {
+        timer::arm(handoff, microseconds);
+    }
+}
+
 /// How many CPUs run.
 pub fn cpus_online() -> u64 {
     per_cpu::online().count() as u64

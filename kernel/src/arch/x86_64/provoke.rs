@@ -68,10 +68,19 @@ pub fn provoke(provocation: Provocation, handoff: &Handoff) {
         Provocation::PanicEverywhere => {
             work::on_all(|cpu| panic!("provoked on CPU {}", cpu.index()));
         }
+        Provocation::HeapExhausted => exhaust_heap(),
         Provocation::Hole => {
             let before = start_of(AreaKind::Vmemmap).map(|start| start - 4096);
             before.into_iter().for_each(read);
         }
+    }
+}
+
+/// Leaks pieces of 1 MiB until there are no more.
+fn exhaust_heap() {
+    info!("provoke: allocating without end");
+    loop {
+        alloc::vec::Vec::<u8>::with_capacity(1 << 20).leak();
     }
 }
 

@@ -10,6 +10,7 @@ use x86_64::registers::control::Cr2;
 use super::leave::{self, Outcome};
 use super::{apic, atomic_context, drain, explain, per_cpu, shootdown, stop, vector};
 use crate::info;
+use crate::memory::stress;
 
 /// What the stubs push, lowest address first.
 #[repr(C)]
@@ -68,6 +69,7 @@ fn interrupt(vector: u8) {
         vector::RESCHEDULE => apic::local().end_of_interrupt(),
         vector::TIMER => {
             cpu.timer_interrupts.fetch_add(1, Ordering::Relaxed);
+            stress::in_handler(cpu);
             apic::local().end_of_interrupt();
         }
         vector::SHOOTDOWN => {

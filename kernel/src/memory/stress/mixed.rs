@@ -6,9 +6,9 @@ use kspace_frames::zone::{Request, ZoneKind};
 use kspace_frames::{Constraint, FreeProblem, Order, Owner};
 use kspace_layout::Pfn;
 
-use super::heap;
 use super::held::Held;
 use super::tally::TALLY;
+use super::{handler, heap};
 use crate::acpi::MAX_CPUS;
 use crate::arch::{self, CpuData, Lock};
 use crate::memory::{self, Memory};
@@ -66,6 +66,7 @@ pub(super) fn rounds_on(cpu: &'static CpuData) {
             held.swap_remove(which).free();
         }
         empty_mailbox_of(cpu);
+        handler::soon(&mut dice);
     }
     held.into_iter().for_each(Held::free);
 }

@@ -1,6 +1,7 @@
 //! `stress-frames=N`: every CPU allocates, fills, hands on, checks and frees, N rounds; then memory is used up; then all must be as before.
 //!
 //! ```text
+//!   handler.rs    a timer interrupt every now and then, which allocates in the middle of whatever its CPU is doing
 //!   mixed.rs      blocks of all orders, runs, contiguous ranges; some are freed by the next CPU, some twice
 //!   heap.rs       vectors, boxes and a map that grow and shrink between the others
 //!   exhaust.rs    every CPU keeps frames in its stacks, and one takes all there is: it must get those too, by interrupt;
@@ -12,6 +13,7 @@
 //! time shows as a wrong number.
 
 mod exhaust;
+mod handler;
 mod heap;
 mod held;
 mod mixed;
@@ -21,6 +23,8 @@ use super::Memory;
 use crate::arch::{self, CpuData};
 use crate::info;
 use tally::TALLY;
+
+pub use handler::in_handler;
 
 /// What must be the same before and after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,13 +43,16 @@ pub fn run(rounds: u64, seed: u64) -> bool {
     tally::begin(rounds, seed);
     heap::first_block();
     let before = count(memory);
+    handler::turn_on();
     arch::on_all(mixed::rounds_on);
+    handler::turn_off();
     arch::on_all(mixed::empty_mailbox_of);
     report_mixed(rounds);
     let exhausted = exhaust::run(memory);
     let after = count(memory);
     report_counts(&before, &after);
-    before == after && exhausted && TALLY.is_clean()
+    let interrupted = TALLY.interrupts() > 0;
+    before == after && exhausted && interrupted && TALLY.is_clean()
 }
 
 /// Counts when no CPU keeps anything for itself.
@@ -86,12 +93,13 @@ fn report_mixed(rounds: u64) {
         tally.refusals(),
     );
     info!(
-        "stress-frames: {} double frees tried, {} let through; {} wrong numbers; {} heap pieces, {} wrong",
+        "stress-frames: {} double frees tried, {} let through; {} wrong numbers; {} heap pieces, {} wrong; {} interrupts allocated",
         tally.doubles(),
         tally.doubles_taken(),
         tally.wrong(),
         tally.pieces(),
         tally.wrong_pieces(),
+        tally.interrupts(),
     );
 }
 

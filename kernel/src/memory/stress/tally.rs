@@ -57,7 +57,9 @@ tally! {
     wrong / add_wrong;
     /// Vectors, boxes and entries of maps.
     pieces / add_pieces;
-    /// Of those, the ones whose content was not as written.
+    /// Interrupts whose handler has allocated.
+    interrupts / add_interrupts;
+    /// Of the pieces, the ones whose content was not as written.
     wrong_pieces / add_wrong_pieces;
 }
 
