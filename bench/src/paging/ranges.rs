@@ -23,12 +23,12 @@ const TURNS: usize = 31;
 
 /// One edit: the range, where it goes, and in which pages.
 #[derive(Clone, Copy)]
-struct Edit {
-    name: &'static str,
-    virt: u64,
-    phys: u64,
-    size: u64,
-    page: PageSize,
+pub(super) struct Edit {
+    pub(super) name: &'static str,
+    pub(super) virt: u64,
+    pub(super) phys: u64,
+    pub(super) size: u64,
+    pub(super) page: PageSize,
 }
 
 const EDITS: [Edit; 2] = [
@@ -50,7 +50,7 @@ const EDITS: [Edit; 2] = [
 ];
 
 /// Somebody's page tables.
-trait Contender {
+pub(super) trait Contender {
     /// Forgets all tables and begins with an empty root.
     fn restart(&mut self);
     /// Maps and unmaps.
@@ -106,7 +106,7 @@ fn measure(edit: Edit, fresh: bool) -> [Duration; 3] {
 }
 
 /// Host memory, at the physical addresses that are its own.
-struct HostMemory;
+pub(super) struct HostMemory;
 
 // SAFETY: the tables come from pools that live as long as the process, and only this bench's one thread uses them.
 unsafe impl PhysMemory for HostMemory {
@@ -122,7 +122,7 @@ static OFFSET_POOL: Pool = Pool::new();
 static MULTIARCH_POOL: Pool = Pool::new();
 
 /// Our side asks for frames of zeros, as both peers clear theirs themselves.
-struct OurFrames;
+pub(super) struct OurFrames;
 
 // SAFETY: the pool hands each frame out once, and it is cleared here.
 unsafe impl FrameSource for OurFrames {
@@ -136,15 +136,22 @@ unsafe impl FrameSource for OurFrames {
     fn release(&self, _: PhysAddr) {}
 }
 
-struct Ours {
+pub(super) struct Ours {
     root: PhysAddr,
 }
 
 impl Ours {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             root: PhysAddr::ZERO,
         }
+    }
+
+    /// An editor of our tables.
+    pub(super) fn editor(&self) -> Editor<'static, LongMode, HostMemory, OurFrames> {
+        let (mode, limits) = (PagingMode::FourLevel, Limits::WIDEST);
+        // SAFETY: nothing else uses these tables.
+        unsafe { Editor::new(mode, self.root, limits, &HostMemory, &OurFrames) }.expect("a root")
     }
 }
 
@@ -155,12 +162,7 @@ impl Contender for Ours {
     }
 
     fn edit(&mut self, edit: Edit) {
-        let (mode, limits) = (PagingMode::FourLevel, Limits::WIDEST);
-        // SAFETY: nothing else uses these tables.
-        let editor = unsafe {
-            Editor::<LongMode, _, _>::new(mode, self.root, limits, &HostMemory, &OurFrames)
-        }
-        .expect("a root");
+        let editor = self.editor();
         let range = VirtRange::new(VirtAddr::new(edit.virt), edit.size);
         editor
             .map(
@@ -176,7 +178,7 @@ impl Contender for Ours {
     }
 }
 
-struct Offset {
+pub(super) struct Offset {
     root: u64,
 }
 
@@ -191,7 +193,7 @@ unsafe impl FrameAllocator<Size4KiB> for OffsetFrames {
 }
 
 impl Offset {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { root: 0 }
     }
 
