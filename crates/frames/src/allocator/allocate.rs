@@ -39,10 +39,11 @@ impl<'a> Local<'a, '_> {
             Some(frame) => frame,
             None => self.allocator.allocate_slow(self.pin, self.slot, order)?,
         };
-        if let Some(record) = self.allocator.record(frame) {
+        let block = Block::new(self.allocator, frame, order);
+        if let Some(record) = block.record() {
             record.hand_out(order, owner);
         }
-        Ok(Block::new(self.allocator, frame, order))
+        Ok(block)
     }
 
     /// As [`Block::free`].
@@ -55,8 +56,11 @@ impl<'a> Local<'a, '_> {
         if !block.is_of(self.allocator) {
             return block.free(self.pin);
         }
-        let (frame, order) = block.into_parts();
-        self.allocator.free_on(self.pin, self.slot, frame, order)
+        let (record, frame, order) = block.into_parts();
+        match record {
+            Some(record) => self.allocator.free_on(self.pin, self.slot, record, frame, order),
+            None => self.allocator.free_aside(frame, order),
+        }
     }
 }
 
@@ -155,6 +159,32 @@ impl FrameAllocator<'_> {
         }
     }
 
+    /// Takes back the mapped block that begins at `pfn`, and says of which order it was. One step from *mapped* to *free*, for who unmaps
+    /// and frees many.
+    ///
+    /// # Errors
+    ///
+    /// [`FreeError`]: no mapped block begins there, or it is shared.
+    ///
+    /// # Safety
+    ///
+    /// The block is the caller's, from [`MappedBlock::into_raw`](super::MappedBlock::into_raw); no page table points to it any more, and no
+    /// CPU has a translation to it.
+    #[inline(always)]
+    #[allow(unsafe_code)] // An unsafe fn is how a promise is asked for; its body has no unsafe operation.
+    pub unsafe fn free_mapped(&self, pin: &PinnedCpu, pfn: Pfn) -> Result<Order, FreeError> {
+        let frame = self.frame(pfn);
+        let record = frame.and_then(|frame| self.record(frame));
+        let taken = record.and_then(|record| record.take_back_mapped(pin.freed_by));
+        match (frame, taken) {
+            (Some(frame), Some(order)) => {
+                self.keep(self.slot(pin), frame, order);
+                Ok(order)
+            }
+            _ => Err(self.refuse_mapped(pfn)),
+        }
+    }
+
     /// Takes a block back, on this CPU's account.
     #[inline(always)]
     pub(super) fn free_id(
@@ -163,41 +193,49 @@ impl FrameAllocator<'_> {
         frame: FrameId,
         order: Order,
     ) -> Result<(), FreeError> {
-        match pin.and_then(|pin| Some((pin, self.slot(pin)?))) {
-            Some((pin, slot)) => self.free_on(pin, slot, frame, order),
+        match pin.and_then(|pin| Some((pin, self.slot(pin)?, self.record(frame)?))) {
+            Some((pin, slot, record)) => self.free_on(pin, slot, record, frame, order),
             None => self.free_aside(frame, order),
         }
     }
 
     #[inline(always)]
-    fn free_on(
+    pub(super) fn free_on(
         &self,
         pin: &PinnedCpu,
         slot: &CpuSlot,
+        record: &Record,
         frame: FrameId,
         order: Order,
     ) -> Result<(), FreeError> {
-        let record = self.record(frame);
-        if !record.is_some_and(|record| record.take_back(order, pin.freed_by)) {
+        if !record.take_back(order, pin.freed_by) {
             return Err(self.refuse(self.pfn(frame), order));
         }
-        if order == Order::FRAME {
-            if !slot.small.push(frame.get()) {
-                self.push_small_slow(slot, frame);
-            }
-        } else if order == Order::HUGE {
-            if !slot.huge.push(frame.get()) {
-                self.push_huge_slow(slot, frame);
-            }
-        } else {
-            self.give_block_slow(Some(slot), frame, order);
-        }
+        self.keep(Some(slot), frame, order);
         Ok(())
+    }
+
+    /// Puts a block whose record says that it is free where it is taken from next.
+    #[inline(always)]
+    fn keep(&self, slot: Option<&CpuSlot>, frame: FrameId, order: Order) {
+        match slot {
+            Some(slot) if order == Order::FRAME => {
+                if !slot.small.push(frame.get()) {
+                    self.push_small_slow(slot, frame);
+                }
+            }
+            Some(slot) if order == Order::HUGE => {
+                if !slot.huge.push(frame.get()) {
+                    self.push_huge_slow(slot, frame);
+                }
+            }
+            _ => self.give_block_slow(slot, frame, order),
+        }
     }
 
     /// Takes a block back, on no CPU's account.
     #[inline(never)]
-    fn free_aside(&self, frame: FrameId, order: Order) -> Result<(), FreeError> {
+    pub(super) fn free_aside(&self, frame: FrameId, order: Order) -> Result<(), FreeError> {
         let record = self.record(frame);
         if !record.is_some_and(|record| record.take_back(order, FreedBy::NOBODY)) {
             return Err(self.refuse(self.pfn(frame), order));
@@ -228,6 +266,31 @@ impl FrameAllocator<'_> {
             pfn,
             order,
             problem,
+        }
+    }
+
+    /// Why a mapped block cannot be freed, from what is known a moment later.
+    #[cold]
+    #[inline(never)]
+    fn refuse_mapped(&self, pfn: Pfn) -> FreeError {
+        let history = self.history(pfn);
+        let order = match history {
+            Some(History::InUse { order, .. }) => order,
+            _ => Order::FRAME,
+        };
+        match history {
+            Some(
+                history @ History::InUse {
+                    flags,
+                    references: 1,
+                    ..
+                },
+            ) if !flags.contains(Flags::MAPPED) => FreeError {
+                pfn,
+                order,
+                problem: FreeProblem::NotMapped(history),
+            },
+            _ => self.refuse(pfn, order),
         }
     }
 

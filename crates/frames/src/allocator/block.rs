@@ -18,12 +18,14 @@ use super::FrameAllocator;
 use super::cache::PinnedCpu;
 use super::error::FreeError;
 use super::index::{FrameId, Order};
-use super::record::{Flags, History};
+use super::record::{Flags, History, Record};
 
 /// A block of 2^order frames that this value owns alone, with no page table pointing to it.
 #[must_use = "a block that is dropped is free again"]
 pub struct Block<'a> {
     allocator: &'a FrameAllocator<'a>,
+    /// Its first frame's record, so that freeing it need not look it up.
+    record: Option<&'a Record>,
     frame: FrameId,
     order: Order,
 }
@@ -33,9 +35,16 @@ impl<'a> Block<'a> {
     pub(super) fn new(allocator: &'a FrameAllocator<'_>, frame: FrameId, order: Order) -> Self {
         Self {
             allocator,
+            record: allocator.record(frame),
             frame,
             order,
         }
+    }
+
+    /// Its record.
+    #[inline]
+    pub(super) fn record(&self) -> Option<&'a Record> {
+        self.record
     }
 
     /// Its first frame.
@@ -69,9 +78,9 @@ impl<'a> Block<'a> {
 
     /// What it is, without the value that frees it.
     #[inline]
-    pub(super) fn into_parts(self) -> (FrameId, Order) {
+    pub(super) fn into_parts(self) -> (Option<&'a Record>, FrameId, Order) {
         let block = ManuallyDrop::new(self);
-        (block.frame, block.order)
+        (block.record, block.frame, block.order)
     }
 
     /// Frees it by way of this CPU's own stack. Dropping it does so without: a few locked instructions more.
@@ -82,7 +91,11 @@ impl<'a> Block<'a> {
     #[inline]
     pub fn free(self, pin: &PinnedCpu) -> Result<(), FreeError> {
         let block = ManuallyDrop::new(self);
-        block.allocator.free_id(Some(pin), block.frame, block.order)
+        let (allocator, frame, order) = (block.allocator, block.frame, block.order);
+        match (allocator.slot(pin), block.record) {
+            (Some(slot), Some(record)) => allocator.free_on(pin, slot, record, frame, order),
+            _ => allocator.free_aside(frame, order),
+        }
     }
 
     /// Gives up the value but not the frames: for page tables, which know only numbers.
@@ -144,6 +157,17 @@ impl<'a> Block<'a> {
         Ok(MappedBlock { block })
     }
 
+    /// As [`map`](Self::map), for a block that was allocated just now, whose number nobody else has: without a locked instruction, and
+    /// without a look at what the record says.
+    #[inline]
+    pub fn map_new(self) -> MappedBlock<'a> {
+        let block = ManuallyDrop::new(self);
+        if let Some(record) = block.allocator.record(block.frame) {
+            record.map_new();
+        }
+        MappedBlock { block }
+    }
+
     /// Makes it one that can have several holders.
     #[must_use = "a block that is dropped is free again"]
     pub fn share(self) -> SharedBlock<'a> {
@@ -173,18 +197,21 @@ pub struct MappedBlock<'a> {
 
 impl<'a> MappedBlock<'a> {
     /// Its first frame.
+    #[inline]
     #[must_use]
     pub fn pfn(&self) -> Pfn {
         self.block.pfn()
     }
 
     /// Its order.
+    #[inline]
     #[must_use]
     pub fn order(&self) -> Order {
         self.block.order()
     }
 
     /// Gives up the value: the page tables are all that knows the frames now.
+    #[inline]
     pub fn into_raw(self) -> (Pfn, Order) {
         (self.pfn(), self.order())
     }

@@ -179,6 +179,8 @@ pub enum FreeProblem {
     },
     /// Page tables point to it.
     Mapped(History),
+    /// No page table points to it, as far as its record says.
+    NotMapped(History),
     /// Others hold it, too.
     Shared(History),
 }
@@ -203,6 +205,9 @@ impl fmt::Display for FreeError {
                 write!(f, "inside the block at {} ({block})", head.start())
             }
             FreeProblem::Mapped(history) => write!(f, "mapped ({history}); unmap it first"),
+            FreeProblem::NotMapped(history) => {
+                write!(f, "not mapped ({history}); free it as a block")
+            }
             FreeProblem::Shared(history) => write!(f, "shared ({history}); drop one reference"),
         }?;
         f.write_str("; nothing was changed")

@@ -201,6 +201,12 @@ impl FreedBy {
     }
 }
 
+/// The bits of the order.
+const ORDERS: u32 = 0b1111 << ORDER_SHIFT;
+
+/// The flag of mapped blocks.
+const MAPPED: u32 = (Flags::MAPPED.0 as u32) << FLAGS_SHIFT;
+
 /// All but the owner: what must be as expected when a block is given back.
 const CHECKED: u32 = !(((Owner::COUNT as u32) - 1) << OWNER_SHIFT);
 
@@ -221,6 +227,25 @@ impl Record {
         let new = old.wrapping_add(by.0);
         // Acquire: what others did with the content before they gave up their references happened before.
         self.0.compare_exchange(old, new, AcqRel, Relaxed).is_ok()
+    }
+
+    /// Marks a block that was handed out just now as mapped: nobody else knows it yet, so no locked instruction is needed.
+    #[inline]
+    pub(super) fn map_new(&self) {
+        self.0.store(self.0.load(Relaxed) | MAPPED, Relaxed);
+    }
+
+    /// As [`take_back`](Self::take_back), for a block that is mapped and of any order, which is returned.
+    #[inline(always)]
+    pub(super) fn take_back_mapped(&self, by: FreedBy) -> Option<Order> {
+        let old = self.0.load(Relaxed);
+        if old & CHECKED & !ORDERS != in_use(Order::FRAME, Owner(0)) | MAPPED {
+            return None;
+        }
+        let order = Order::try_new((old & ORDERS) >> ORDER_SHIFT).ok()?;
+        let new = (old - MAPPED).wrapping_add(by.0);
+        let taken = self.0.compare_exchange(old, new, AcqRel, Relaxed);
+        taken.is_ok().then_some(order)
     }
 
     /// What it says.
