@@ -196,7 +196,8 @@ fn add(
         vmemmap: &booted.books,
         zones,
     };
-    let flush = hot_add(&editor, known, &arranged, NodeId::ZERO, at);
+    let mut next = *known;
+    let flush = hot_add(&editor, known, &mut next, &arranged, NodeId::ZERO, at);
     let flush = flush.map_err(|error| error.to_string())?;
     // SAFETY: there is no CPU.
     Ok(unsafe { flush.discharged(&booted.machine.memory, frames) })

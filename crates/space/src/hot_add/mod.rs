@@ -70,7 +70,8 @@ pub struct Added {
 /// Takes in the RAM at `range`, whole sections of 128 MiB near to `node`. Then [`verify`](crate::verify) finds direct map and vmemmap
 /// as `known` says. To be followed by [`Zones::set_reserves`], because marks depend on what zones manage.
 ///
-/// One CPU does this at a time. It keeps copies of `known` on the stack.
+/// One CPU does this at a time. `next` is room for what will be known, whatever is in it: a kernel's stack is too small for a second
+/// copy.
 ///
 /// The token asks for the translations of the direct map that were merged, the same as before but for their size.
 ///
@@ -80,11 +81,13 @@ pub struct Added {
 pub fn hot_add<F: EntryFormat, M: PhysMemory, S: FrameSource>(
     editor: &Editor<'_, F, M, S>,
     known: &mut Known,
+    next: &mut Known,
     arranged: &Arranged<'_, '_>,
     node: NodeId,
     range: PhysRange,
 ) -> Result<Flush<Added>, HotAddError> {
-    let prepared = Prepared::new(editor, known, arranged, node, range)?;
+    prepare::extend(known, next, node, range)?;
+    let prepared = Prepared::new(editor, known, next, arranged, range)?;
     let needed = prepared.tables;
     let pool = HeldFrames::take(editor.memory(), editor.frames(), needed)
         .map_err(|had| HotAddError::OutOfTables { needed, had })?;
@@ -106,8 +109,8 @@ pub fn hot_add<F: EntryFormat, M: PhysMemory, S: FrameSource>(
     let Ok(held_editor) = held_editor else {
         unreachable!("the caller's editor has the same mode and root")
     };
-    prepared.direct.map(&held_editor, &prepared.next)?;
-    let runs = || prepared.vmemmap_runs(arranged.vmemmap, &known.nodes);
+    prepared.direct.map(&held_editor, next)?;
+    let runs = || prepare::runs_since(arranged.vmemmap, &known.nodes, &next.nodes);
     vmemmap::back(
         &held_editor,
         prepared.area,
@@ -117,10 +120,9 @@ pub fn hot_add<F: EntryFormat, M: PhysMemory, S: FrameSource>(
         &books,
     )
     .map_err(HotAddError::Vmemmap)?;
-    let flush = prepared.direct.merge(editor, &prepared.next)?;
-    let next = prepared.next;
+    let flush = prepared.direct.merge(editor, next)?;
     let managed = give(arranged, &next.nodes, range, books.taken());
-    *known = next;
+    known.clone_from(next);
     Ok(flush.with(Added {
         managed,
         books: books.taken(),

@@ -11,8 +11,6 @@ use crate::vmemmap::{self, Built};
 
 /// A range that can be added.
 pub(super) struct Prepared {
-    /// What will be known.
-    pub(super) next: Known,
     pub(super) direct: Direct,
     /// Area vmemmap.
     pub(super) area: VirtRange,
@@ -22,48 +20,49 @@ pub(super) struct Prepared {
     pub(super) tables: u64,
 }
 
+/// Makes `next` what will be known.
+pub(super) fn extend(
+    known: &Known,
+    next: &mut Known,
+    node: NodeId,
+    range: PhysRange,
+) -> Result<(), HotAddError> {
+    next.clone_from(known);
+    next.nodes.add(node, range).map_err(HotAddError::Nodes)?;
+    next.map.plug(range).map_err(HotAddError::Map)?;
+    let last = known.layout.last_ram().max(range.last());
+    next.layout = known
+        .layout
+        .with_last_ram(last)
+        .map_err(HotAddError::Layout)?;
+    Ok(())
+}
+
 impl Prepared {
     pub(super) fn new<F: EntryFormat, M: PhysMemory, S: FrameSource>(
         editor: &Editor<'_, F, M, S>,
         known: &Known,
+        next: &Known,
         arranged: &Arranged<'_, '_>,
-        node: NodeId,
         range: PhysRange,
     ) -> Result<Self, HotAddError> {
-        let mut next = *known;
-        next.nodes.add(node, range).map_err(HotAddError::Nodes)?;
-        next.map.plug(range).map_err(HotAddError::Map)?;
-        let last = next.layout.last_ram().max(range.last());
-        next.layout = next
-            .layout
-            .with_last_ram(last)
-            .map_err(HotAddError::Layout)?;
         check_zones(&next.nodes, arranged, range)?;
-        let direct = Direct::new(editor, &next, range)?;
+        let direct = Direct::new(editor, next, range)?;
         let area = next.layout.area(AreaKind::Vmemmap);
         let area = area.ok_or(HotAddError::NoArea)?.range();
         let runs = || runs_since(arranged.vmemmap, &known.nodes, &next.nodes);
         let built = vmemmap::survey(editor, area, runs).map_err(HotAddError::Vmemmap)?;
         Ok(Self {
-            tables: direct.tables(&next) + built.tables,
-            next,
+            tables: direct.tables(next) + built.tables,
             direct,
             area,
             built,
         })
     }
-
-    /// What of vmemmap is to be backed that was not for the nodes `before`.
-    pub(super) fn vmemmap_runs<'a>(
-        &'a self,
-        vmemmap: &'a Vmemmap,
-        before: &'a Nodes,
-    ) -> impl Iterator<Item = VmemmapRun> + 'a {
-        runs_since(vmemmap, before, &self.next.nodes)
-    }
 }
 
-fn runs_since<'a>(
+/// What of vmemmap is to be backed for the nodes `now` that was not for the nodes `before`.
+pub(super) fn runs_since<'a>(
     vmemmap: &'a Vmemmap,
     before: &'a Nodes,
     now: &'a Nodes,

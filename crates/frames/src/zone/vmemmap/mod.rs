@@ -19,7 +19,9 @@
 //! record is arithmetic. **The other arrays are each zone's own.** A word of bits holds 64 frames, a pair of counters 1024, a
 //! tree 16384; where zones meet at other places (DMA ends at 16 MiB, firmware may divide nodes at any page, nodes interleave), two
 //! allocators would write to one word, each taking the other's frames for its own. They are packed by cache lines, so that small
-//! zones share pages.
+//! zones share pages. (What is left of that: where two nodes meet inside a huge frame, an allocator that is asked to free a
+//! frame of the other one's by number reads the other's record. The zone of a frame is for the caller to know, see
+//! [`Nodes::zone_of`](super::Nodes::zone_of).)
 //!
 //! **What is read is backed.** An allocator reads all of its slots and trees; so these are backed whole. It reads the counters of a
 //! tree only once memory of the tree was added, and bits and records only of a huge frame of which memory was added
