@@ -1,7 +1,8 @@
 //! Flush tokens: what an edit leaves behind in the TLBs, and what must not be reused until that is gone.
 //!
 //! An edit that takes something away cannot take it out of the CPUs' caches. It returns a [`Flush`] instead, which *owns*
-//! what was taken: the range, the tables that were freed, and (once the caller adds them) the frames that were mapped.
+//! what was taken: the range, the tables that were freed, and (once the caller adds them) the frames that were mapped. The token of
+//! [`park`](crate::Editor::park) owns what the parked entries remember: [`collect`](crate::Editor::collect) tells it after the flush.
 //!
 //! ```text
 //!   unmap, protect, merge, purge        with(payload)            flush(tlb, ..)
