@@ -282,6 +282,7 @@ impl<'a> SharedBlock<'a> {
             allocator,
             frame,
             order,
+            ..
         } = *self.block;
         allocator.record(frame)?.share().ok()?;
         Some(Block::new(allocator, frame, order).share())
@@ -300,6 +301,7 @@ impl<'a> SharedBlock<'a> {
                     allocator,
                     frame,
                     order,
+                    ..
                 } = **block;
                 forget(self);
                 Ok(Block::new(allocator, frame, order))
@@ -315,6 +317,7 @@ impl Drop for SharedBlock<'_> {
             allocator,
             frame,
             order,
+            ..
         } = *self.block;
         match allocator.record(frame).map(super::record::Record::unshare) {
             Some(Ok(true)) => {}
