@@ -15,7 +15,7 @@
 //! holds *aligned*. So whether an aligned request fits is known from the tree, without looking at ranges that are large enough
 //! but lie badly: 2^n pages aligned to 2^n fit into everything of order n and above, and into nothing else.
 //!
-//! **Only free ranges are written down**, each in a node of 64 bytes in frames of the caller's source ([`crate::words`]). What is live
+//! **Only free ranges are written down**, each in a node of 64 bytes in frames of the caller's source. What is live
 //! is the rest. `k` live allocations leave at most `k + 1` free ranges between them, so that many nodes are kept: an allocation that
 //! cannot get its node fails, and [`Ranges::free`] needs none. The frames go back when allocations do.
 //!

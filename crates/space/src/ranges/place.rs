@@ -4,7 +4,7 @@ use kspace_layout::VirtRange;
 use kspace_paging::{FrameSource, PhysMemory};
 
 use super::tree::{BySize, Span, Tree, size_key};
-use super::{AllocateError, ORDERS, Ranges, Request};
+use super::{AllocateError, Ranges, Request};
 use crate::words::NodeId;
 
 /// How many ranges are looked at that are large enough but may lie badly, before one is taken that fits however it lies.
@@ -26,7 +26,7 @@ impl Fit {
     fn lowest(&self, free: Span) -> Option<u64> {
         let start = free.start.max(self.window.start);
         let end = free.end().min(self.window.end());
-        // Page numbers, sizes and alignments are at most 2^52, so nothing wraps.
+        // Page numbers and sizes are at most 2^52, alignments at most 2^63: nothing wraps.
         let start = (start + (self.align - 1)) & !(self.align - 1);
         (start + self.pages <= end).then_some(start)
     }
@@ -94,8 +94,7 @@ impl<M: PhysMemory, F: FrameSource> Ranges<'_, M, F> {
         };
         let fit = Fit {
             pages: request.pages,
-            // Of page numbers, only 0 is a multiple of 2^52 or more.
-            align: request.align.min(1 << (ORDERS - 1)),
+            align: request.align,
             window,
             windowed: window != self.area,
         };

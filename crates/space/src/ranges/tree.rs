@@ -10,6 +10,8 @@
 //!                           in the tree by address  in a tree by size
 //! ```
 //!
+//! Nodes that are only in a tree by address have words 5 to 7 for their user.
+//!
 //! To find a place takes a way down. To take a node out, or to put one in whose neighbours are known, takes no search, and about two
 //! rotations.
 
