@@ -42,8 +42,9 @@ usage: cargo xtask run [OPTIONS]
   --smp N          CPUs (default 1)
   --la57           insist on a CPU with 5-level paging (default: use it if the CPU has it)
   --no-la57        hide 5-level paging from the kernel
-  --append WORDS   add to the kernel's command line; may be repeated. Words: nokaslr, no5lvl, nogbpages, mem=SIZE, dmesg, halt,
-                   measure, stress=ROUNDS, seed=N, provoke=FAULT (a wrong one names them all)
+  --append WORDS   add to the kernel's command line; may be repeated. Words: nokaslr, no5lvl, nogbpages, mem=SIZE, numa=off,
+                   min_free_kbytes=N, show=TEXT,TEXT (zoneinfo, buddyinfo, iomem, meminfo), dmesg, halt, measure,
+                   stress=ROUNDS, stress-frames=ROUNDS, seed=N, provoke=FAULT (a wrong one names them all)
   --gdb            start stopped, with a stub for gdb on localhost:1234
   --icount         count instructions (TCG): every run is the same, and one nanosecond of its clock is one instruction
   --accel NAME     auto, kvm or tcg (default auto: KVM if it runs a guest no slower than TCG does, else TCG)

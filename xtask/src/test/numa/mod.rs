@@ -37,7 +37,10 @@ pub(super) fn checks() -> impl Iterator<Item = Check> {
             survives(case, &context.qemu()?, context.kernel()?)
         })
     });
-    recorded.chain(hostile)
+    let reserve = Check::new("boot min_free_kbytes=4096", |context| {
+        keeps_back(4096, &context.qemu()?, context.kernel()?)
+    });
+    recorded.chain(hostile).chain([reserve])
 }
 
 /// Boots what Linux was booted on, and compares.
@@ -146,6 +149,23 @@ fn same<T: AsRef<str>>(what: &str, theirs: &[T], ours: &[T]) -> Result<(), Strin
         }
     }
     Ok(())
+}
+
+/// Boots with a reserve of our choice.
+fn keeps_back(kbytes: u64, qemu: &Path, kernel: &Kernel) -> Outcome {
+    let machine = Machine {
+        append: format!("nokaslr show=zoneinfo min_free_kbytes={kbytes}"),
+        ..Machine::default()
+    };
+    let ended = boot(machine.command(qemu, kernel.path()), LIMIT, |_| {})?;
+    let lines: Vec<&str> = ended.log.lines().map(without_stamp).collect();
+    let zones = succeeded(&ended)
+        .and_then(|()| zoneinfo::reserves(text(&lines, "zoneinfo:").into_iter(), kbytes));
+    match zones {
+        Ok(5) => Ok(Passed::one()),
+        Ok(zones) => Err(with_all(format!("{zones} zones are listed, not 5"), &ended)),
+        Err(reason) => Err(with_all(reason, &ended)),
+    }
 }
 
 /// Boots on a hostile table.
