@@ -112,6 +112,8 @@ fn poke(zone: &FrameAllocator<'_>, span: PossibleZone, nodes: &Nodes) {
             // SAFETY: as above.
             assert!(unsafe { Block::from_raw(zone, pfn, order) }.is_err());
         }
+        // SAFETY: as above.
+        assert!(unsafe { zone.free_mapped(&pin(), pfn) }.is_err());
         let range = zone.allocate_at(pfn, 700, Owner::KERNEL);
         if let Ok(range) = range {
             let frames = range.range();

@@ -173,7 +173,7 @@ impl FrameAllocator<'_> {
     #[inline(always)]
     #[allow(unsafe_code)] // An unsafe fn is how a promise is asked for; its body has no unsafe operation.
     pub unsafe fn free_mapped(&self, pin: &PinnedCpu, pfn: Pfn) -> Result<Order, FreeError> {
-        let frame = self.frame(pfn);
+        let frame = self.frame(pfn).filter(|frame| self.has_books(*frame));
         let record = frame.and_then(|frame| self.record(frame));
         let taken = record.and_then(|record| record.take_back_mapped(pin.freed_by));
         match (frame, taken) {
