@@ -88,7 +88,7 @@ impl<'a> Block<'a> {
     /// # Errors
     ///
     /// [`FreeError`], when the record does not agree: somebody else has freed it, through a bare number.
-    #[inline]
+    #[inline(always)]
     pub fn free(self, pin: &PinnedCpu) -> Result<(), FreeError> {
         let block = ManuallyDrop::new(self);
         let (allocator, frame, order) = (block.allocator, block.frame, block.order);

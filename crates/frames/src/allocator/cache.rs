@@ -19,11 +19,11 @@ use core::marker::PhantomData;
 use super::FrameAllocator;
 use super::index::{FrameId, HugeId, Order};
 use super::record::FreedBy;
-use super::sync::{AtomicU32, AtomicUsize, Relaxed};
+use super::sync::{AtomicUsize, Relaxed};
 
-/// Single frames that a CPU keeps at most, 512 KiB. Linux's batch of 63 and high mark above it is of that size
-/// (mm/page_alloc.c, `zone_batchsize`).
-pub(super) const SMALL: usize = if cfg!(feature = "loom") { 4 } else { 128 };
+/// Single frames that a CPU keeps at most, nearly 512 KiB. Linux's batch of 63 and high mark above it is of that size
+/// (mm/page_alloc.c, `zone_batchsize`). As many as make a [`CpuSlot`] 1024 bytes: finding one is a shift.
+pub(super) const SMALL: usize = if cfg!(feature = "loom") { 4 } else { 110 };
 
 /// Huge frames that a CPU keeps at most, 16 MiB.
 pub(super) const HUGE: usize = if cfg!(feature = "loom") { 2 } else { 8 };
@@ -68,17 +68,17 @@ impl PinnedCpu {
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Stack<const N: usize> {
-    len: AtomicU32,
+    len: AtomicUsize,
     /// Not to be put on at or above. 0: not used yet, or to be emptied.
-    limit: AtomicU32,
+    limit: AtomicUsize,
     slots: [AtomicUsize; N],
 }
 
 impl<const N: usize> Default for Stack<N> {
     fn default() -> Self {
         Self {
-            len: AtomicU32::new(0),
-            limit: AtomicU32::new(0),
+            len: AtomicUsize::new(0),
+            limit: AtomicUsize::new(0),
             slots: core::array::from_fn(|_| AtomicUsize::new(0)),
         }
     }
@@ -87,12 +87,11 @@ impl<const N: usize> Default for Stack<N> {
 impl<const N: usize> Stack<N> {
     #[inline]
     pub(super) fn pop(&self) -> Option<usize> {
-        let len = self.len.load(Relaxed);
-        if len == 0 {
-            return None;
-        }
-        self.len.store(len - 1, Relaxed);
-        Some(self.slots[(len - 1) as usize % N].load(Relaxed))
+        let top = self.len.load(Relaxed).wrapping_sub(1);
+        // An empty stack's top is far outside.
+        let slot = self.slots.get(top)?;
+        self.len.store(top, Relaxed);
+        Some(slot.load(Relaxed))
     }
 
     #[inline]
@@ -101,7 +100,11 @@ impl<const N: usize> Stack<N> {
         if len >= self.limit.load(Relaxed) {
             return false;
         }
-        self.slots[len as usize % N].store(number, Relaxed);
+        // No limit is above N.
+        let Some(slot) = self.slots.get(len) else {
+            return false;
+        };
+        slot.store(number, Relaxed);
         self.len.store(len + 1, Relaxed);
         true
     }
@@ -109,13 +112,13 @@ impl<const N: usize> Stack<N> {
     /// As [`push`](Self::push), whatever the limit says: for a stack that was just found empty.
     pub(super) fn put(&self, number: usize) {
         let len = self.len.load(Relaxed);
-        self.slots[len as usize % N].store(number, Relaxed);
+        self.slots[len].store(number, Relaxed);
         self.len.store(len + 1, Relaxed);
     }
 
     /// How many it holds; from another CPU, how many it held a moment ago.
     pub(super) fn len(&self) -> usize {
-        self.len.load(Relaxed) as usize
+        self.len.load(Relaxed)
     }
 
     /// Whether it holds `number`; from another CPU, a moment ago.
@@ -134,7 +137,7 @@ impl<const N: usize> Stack<N> {
         let requested = self.limit.load(Relaxed) == 0;
         if requested {
             // A request that comes right now is met by what follows this one.
-            self.limit.store(limit as u32, Relaxed);
+            self.limit.store(limit, Relaxed);
         }
         requested
     }
@@ -149,7 +152,7 @@ impl<const N: usize> Stack<N> {
         for (to, from) in self.slots.iter().zip(&self.slots[count..len]) {
             to.store(from.load(Relaxed), Relaxed);
         }
-        self.len.store((len - count) as u32, Relaxed);
+        self.len.store(len - count, Relaxed);
     }
 }
 
@@ -163,6 +166,9 @@ pub struct CpuSlot {
     /// Huge frames, by their first frames.
     pub(super) huge: Stack<HUGE>,
 }
+
+#[cfg(all(target_pointer_width = "64", not(feature = "loom")))]
+const _: () = assert!(size_of::<CpuSlot>() == 1024);
 
 impl CpuSlot {
     /// How many frames it keeps.
