@@ -6,6 +6,8 @@ mod machine;
 #[path = "../../frames/tests/reserved_area/mod.rs"]
 mod reserved_area;
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use kspace::hot_add::{Added, Arranged, Known, hot_add};
 use kspace::verify::{Claims, verify};
 use kspace::vmemmap;
@@ -147,7 +149,12 @@ impl Booted {
     fn plug(&self, known: &Known, at: PhysRange) {
         let end = at.last().pfn().as_u64() + 1;
         let books = 80 + at.size() / 4096 / 512;
-        (end - books..end).for_each(|frame| self.machine.memory.add(Pfn::new(frame)));
+        for frame in (end - books..end).map(Pfn::new) {
+            self.machine.memory.add(frame);
+            // Nobody has cleared it.
+            let words = self.machine.memory.words(frame);
+            words.iter().for_each(|word| word.store(0xdead, Relaxed));
+        }
         let mut nodes = known.nodes;
         if nodes.add(NodeId::ZERO, at).is_ok() {
             let before = self.plan().with_plugged(&known.nodes);
@@ -222,6 +229,9 @@ fn a_section_is_mapped_has_books_and_can_be_allocated() {
         // Records take 32 pages, bits and counters one or two each.
         assert!((33..=36).contains(&added.books), "{added:?}");
         assert_eq!(added.managed + added.books, SECTION / 4096);
+        let area = known.layout.area(AreaKind::Vmemmap);
+        let area = area.expect("it has one").range();
+        assert!(booted.machine.is_zero(booted.root, area), "{mode}");
         assert_eq!(zones.managed_frames(), before + added.managed);
         let direct = known
             .layout

@@ -113,6 +113,9 @@ fn what_was_built_is_what_the_plan_says() {
         assert_eq!(frames as u64, built.small + built.tables);
         assert_eq!(large, 1);
         assert_eq!(booted.verify(Some(booted.plan())), Ok(5));
+        let area = booted.machine.layout.area(AreaKind::Vmemmap);
+        let area = area.expect("it has one").range();
+        assert!(booted.machine.is_zero(booted.root, area), "{mode}");
         // Without the claim it is one too many.
         let unexpected = booted.verify(None).unwrap_err();
         assert!(

@@ -3,14 +3,16 @@
 // Each test program uses its own part of this.
 #![allow(dead_code)]
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use kspace::cpu_entry;
 use kspace::direct_map::{self, Plan};
 use kspace::image::{self, ImageMap};
 use kspace::verify::{Claims, FixedPage};
 use kspace_frames::{FirmwareEntry, MemoryMap};
 use kspace_layout::{
-    AreaKind, Fixmap, FixmapSlot, KernelImage, Layout, PageSize, PagingMode, PhysAddr, PhysRange,
-    SectionKind, VirtAddr, VirtRange, X86_64,
+    AreaKind, Fixmap, FixmapSlot, KernelImage, Layout, PageSize, PagingMode, Pfn, PhysAddr,
+    PhysRange, SectionKind, VirtAddr, VirtRange, X86_64,
 };
 use kspace_paging::{Access, CacheType, Editor, FrameSource, Limits, LongMode, Protection, Walker};
 use kspace_sim::{SimFrames, SimMemory};
@@ -142,6 +144,19 @@ impl Machine {
                 .map(page, fixed.phys, fixed.protection, PageSize::Size4K)
                 .expect("a fixmap page");
         }
+    }
+
+    /// Whether everything that is mapped in `range` reads as zeros.
+    pub fn is_zero(&self, root: PhysAddr, range: VirtRange) -> bool {
+        self.walker(root).runs(range).all(|run| {
+            let run = run.expect("readable");
+            let first = run.phys.pfn().as_u64();
+            let mut frames = (first..).take((run.virt.size() / 4096) as usize);
+            frames.all(|frame| {
+                let words = self.memory.words(Pfn::new(frame));
+                words.iter().all(|word| word.load(Relaxed) == 0)
+            })
+        })
     }
 
     pub fn start_of(&self, kind: AreaKind) -> VirtAddr {
