@@ -142,9 +142,9 @@ impl<'a, F: EntryFormat> LeafTable<'a, F> {
     #[inline(always)]
     pub fn fill(&self, index: usize, count: usize, first: Pfn, bits: LeafBits<F>) {
         let mut raw = first.start().as_u64() | bits.raw;
-        debug_assert!(self.names(first, count));
         // The first by itself: most calls are about one page, and are spared the preparations of an unrolled loop.
         if let Some((slot, rest)) = self.run(index, count).split_first() {
+            debug_assert!(self.names(first, count));
             self.expect(index, slot, rest, |raw| raw == 0);
             F::Raw::store(slot, raw);
             for slot in rest {

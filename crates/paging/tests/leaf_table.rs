@@ -459,12 +459,12 @@ fn a_page_filled_or_parked_twice_is_told() {
             (1, usize::MAX),
             (usize::MAX, 1),
         ] {
-            assert_eq!(
-                panic_of(|| handle.park(index, count)),
-                format!(
-                    "{place}{count} slots from {index} on were asked for, and it has 512; keep to one table"
-                )
+            let expected = format!(
+                "{place}{count} slots from {index} on were asked for, and it has 512; keep to one table"
             );
+            assert_eq!(panic_of(|| handle.park(index, count)), expected);
+            let fill = || handle.fill(index, count, Pfn::new(1), bits);
+            assert_eq!(panic_of(fill), expected);
         }
         assert!(before == rig.snapshot());
         handle.park(10, 0);

@@ -288,7 +288,7 @@ impl<'a, F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'a, F, M, S> {
     }
 
     /// Replaces tables by large pages not larger than `largest`, wherever `range` holds all of a table's span and its entries
-    /// say together what one large page says. The tables are in the token.
+    /// say together what one large page says. The tables are in the token. What is parked stays parked.
     ///
     /// # Errors
     ///
