@@ -14,7 +14,8 @@
 //! ```
 //!
 //! Dependencies: `uart_16550` (serial console), `x86_64` (descriptor tables, control registers, ports), `raw-cpuid` (CPU
-//! features by name), `spin` (a lock before there is a scheduler), `talc` (the heap; [why](memory::heap)).
+//! features by name), `spin` (a lock before there is a scheduler), `talc` (the heap: kept, on stable Rust,
+//! takes memory piece by piece and says when one is empty again).
 
 #![cfg_attr(not(test), no_std)]
 

@@ -8,6 +8,8 @@
 //! ```
 //!
 //! What boot has taken stays in no zone: a table of boot's that is given back later comes to its zone then.
+//!
+//! The stack has 16 KiB, and some plans and iterators have several: the steps are functions of their own, never inlined.
 
 use core::fmt;
 use core::mem::MaybeUninit;
@@ -68,6 +70,7 @@ pub unsafe fn bring_up(site: &Site<'_>) -> Result<&'static Memory, BringUpError>
 }
 
 /// Whether RAM has room for the books.
+#[inline(never)]
 fn check_room(site: &Site<'_>) -> Result<(), BringUpError> {
     let needed = site.ground.vmemmap_plan().bytes();
     let free = site.frames.counts().free * FRAME_SIZE;

@@ -1,5 +1,7 @@
 //! What the kernel does for the zones: zeros, and memory given back when it is short.
 
+use core::cell::Cell;
+
 use kspace_frames::zone::{Hooks, Shortage, ZoneKind};
 use kspace_frames::{FrameAllocator, Order};
 use kspace_layout::{FRAME_SIZE, Pfn};
@@ -7,12 +9,39 @@ use kspace_layout::{FRAME_SIZE, Pfn};
 use super::{FrameZone, Memory};
 use crate::arch;
 
-/// The hooks of this machine's memory.
-pub(super) struct KernelHooks(pub(super) &'static Memory);
+/// The hooks of this machine's memory, for one request.
+pub(super) struct KernelHooks {
+    memory: &'static Memory,
+    /// The frames that are to be filled with zeros: the first, and how many.
+    to_zero: Cell<Option<(Pfn, u64)>>,
+}
 
 impl KernelHooks {
+    pub(super) fn new(memory: &'static Memory) -> Self {
+        Self {
+            memory,
+            to_zero: Cell::new(None),
+        }
+    }
+
     fn zones(&self) -> &'static [FrameZone] {
-        self.0.zones.as_slice()
+        self.memory.zones.as_slice()
+    }
+
+    /// Writes the zeros that the request asked for.
+    #[inline]
+    pub(super) fn write_zeros(&self) {
+        let Some((first, frames)) = self.to_zero.get() else {
+            return;
+        };
+        let bytes = frames * FRAME_SIZE;
+        let pointer = self
+            .memory
+            .window
+            .pointer(first.start(), bytes)
+            .expect("the direct map has all RAM of the zones");
+        // SAFETY: the frames are RAM in the direct map, and the caller's alone.
+        unsafe { pointer.write_bytes(0, bytes as usize) };
     }
 
     fn kept_by_cpus(&self) -> u64 {
@@ -52,14 +81,8 @@ impl Hooks for KernelHooks {
         before.saturating_sub(self.kept_by_cpus())
     }
 
+    /// Takes note only: [`write_zeros`](Self::write_zeros) does it when interrupts may come again.
     fn zero(&self, first: Pfn, frames: u64) {
-        let bytes = frames * FRAME_SIZE;
-        let pointer = self
-            .0
-            .window
-            .pointer(first.start(), bytes)
-            .expect("the direct map has all RAM of the zones");
-        // SAFETY: the frames are RAM in the direct map, and the caller's alone.
-        unsafe { pointer.write_bytes(0, bytes as usize) };
+        self.to_zero.set(Some((first, frames)));
     }
 }

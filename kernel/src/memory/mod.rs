@@ -24,7 +24,7 @@ pub mod stress;
 mod tables;
 
 use kspace_frames::zone::{Nodes, Request, Zone, ZoneError, Zones};
-use kspace_frames::{Block, FrameAllocator, FreeError, FreeProblem, Order};
+use kspace_frames::{AddError, Block, FrameAllocator, FreeError, FreeProblem, Order};
 use kspace_layout::Pfn;
 use spin::Once;
 
@@ -84,17 +84,18 @@ impl Memory {
     }
 
     /// A block of frames, as near to this CPU as can be. May wait for other CPUs to give back what they keep, unless the request
-    /// is atomic or the caller must not wait.
+    /// is atomic or the caller must not wait. Zeros are written with interrupts as they were: 4 MiB take a while.
     ///
     /// # Errors
     ///
     /// [`ZoneError`].
     #[inline]
     pub fn allocate(&'static self, request: &Request) -> Result<Block<'static>, ZoneError> {
-        arch::pinned(|pin| {
-            self.zones
-                .allocate(pin, arch::home_node(), request, &KernelHooks(self))
-        })
+        let hooks = KernelHooks::new(self);
+        let block =
+            arch::pinned(|pin| self.zones.allocate(pin, arch::home_node(), request, &hooks))?;
+        hooks.write_zeros();
+        Ok(block)
     }
 
     /// Gives a block back by way of this CPU's own stacks; dropping it does so without.
@@ -134,12 +135,19 @@ impl Memory {
         let freed = unsafe { self.free_raw(frame, Order::FRAME) };
         match freed {
             Err(error) if error.problem() == FreeProblem::Reserved => {
-                match self.zone_of(frame).frames().add(frame, 1) {
-                    Ok(()) => Ok(()),
-                    Err(_) => Err(error),
-                }
+                self.take_in(frame).map_err(|_| error)
             }
             freed => freed,
+        }
+    }
+
+    /// Makes a frame its zone's that was reserved until now.
+    fn take_in(&self, frame: Pfn) -> Result<(), AddError> {
+        loop {
+            match self.zone_of(frame).frames().add(frame, 1) {
+                Err(AddError::Busy) => core::hint::spin_loop(),
+                added => return added,
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! Until nothing is left: what CPUs keep for themselves must be had, and the reserves must hold.
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use kspace_frames::zone::{Request, Urgency, ZoneError, ZoneKind, ZoneProblem};
@@ -78,10 +79,10 @@ fn kept_by_cpus(memory: &Memory) -> u64 {
 fn keep_some(_: &'static CpuData) {
     let Some(memory) = memory::get() else { return };
     let request = Request::order(0).owner(HOARD);
-    let some: [_; KEPT] = core::array::from_fn(|_| memory.allocate(&request).ok());
-    some.into_iter()
-        .flatten()
-        .for_each(|block| memory.free(block));
+    let some: Vec<_> = (0..KEPT)
+        .filter_map(|_| memory.allocate(&request).ok())
+        .collect();
+    some.into_iter().for_each(|block| memory.free(block));
 }
 
 /// Frames in a list that lies in themselves: there is no other memory left.
