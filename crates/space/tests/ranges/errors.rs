@@ -112,10 +112,13 @@ fn exact_places_that_are_taken_say_where() {
             "grow by addresses ffffc9000001e000-ffffc9000001ffff: they lie inside the free range \
              ffffc90000018000-ffffc9000003ffff and touch no live allocation"
         );
-        let error = ranges
-            .grow(pages(BASE, 2))
-            .expect_err("nothing below the area is live");
-        assert!(matches!(error, AllocateError::Apart { .. }));
+        for (ends, at) in [("below", BASE), ("above", BASE + 62)] {
+            let error = ranges.grow(pages(at, 2)).expect_err("nothing beside it");
+            assert!(
+                matches!(error, AllocateError::Apart { .. }),
+                "nothing {ends} the area is live, yet: {error}"
+            );
+        }
     });
 }
 
