@@ -9,7 +9,7 @@ use kspace_frames::zone::text::{
     Buddyinfo, FallbackLine, JoinLines, NodeLines, Pageset, UnavailableLines, ZoneRanges, Zoneinfo,
 };
 use kspace_frames::zone::{
-    Affinity, NodeId, Nodes, Tuning, Zone, ZoneFrames, ZoneKind, ZoneLimits, ZoneSpan, Zones,
+    Affinity, NodeId, Nodes, Tuning, Zone, ZoneFrames, ZoneKind, ZoneLimits, ZoneSpan, Zones, batch,
 };
 use kspace_frames::{Order, Owner};
 use kspace_layout::{Pfn, PhysAddr, PhysRange};
@@ -143,7 +143,13 @@ fn zones(machine: &str, nodes: &Nodes) -> Vec<Zone<Frozen>> {
             managed: figures("managed")[0],
             free: figures("free")[0],
             blocks: [(); Order::COUNT].map(|()| blocks.next().expect("eleven orders")),
-            lists: lists.map(|(count, high)| Pageset { count, high }).collect(),
+            lists: lists
+                .map(|(count, high)| Pageset {
+                    count,
+                    high,
+                    batch: batch(figures("managed")[0]).max(1),
+                })
+                .collect(),
         };
         Zone::new(span, frozen)
     };

@@ -8,7 +8,9 @@ mod linux_machines;
 use kspace_frames::zone::text::{
     Buddyinfo, DirectMap, Iomem, Meminfo, Pageset, Resource, VmallocTotals, Zoneinfo,
 };
-use kspace_frames::zone::{Nodes, Tuning, Zone, ZoneFrames, ZoneKind, ZoneLimits, ZoneSpan, Zones};
+use kspace_frames::zone::{
+    Nodes, Tuning, Zone, ZoneFrames, ZoneKind, ZoneLimits, ZoneSpan, Zones, batch,
+};
 use kspace_frames::{FirmwareEntry, Order, Owner};
 use kspace_layout::{PageSize, Pfn, PhysAddr, PhysRange};
 use linux_logs::section;
@@ -164,16 +166,17 @@ fn zoneinfo_is_that_of_linux_6_12() {
         .collect();
     let zones = zones_of(&zones);
     zones.set_reserves(&Tuning::new()).expect("possible");
-    let pageset = |zone: &Zone<Frozen>, cpu: u32| match (zone.kind(), cpu) {
-        (ZoneKind::Dma32, 0) => Pageset {
-            count: 61,
-            high: 131,
-        },
-        (ZoneKind::Dma32, 1) => Pageset {
-            count: 7,
-            high: 155,
-        },
-        _ => Pageset::default(),
+    let pageset = |zone: &Zone<Frozen>, cpu: u32| {
+        let (count, high) = match (zone.kind(), cpu) {
+            (ZoneKind::Dma32, 0) => (61, 131),
+            (ZoneKind::Dma32, 1) => (7, 155),
+            _ => (0, 0),
+        };
+        Pageset {
+            count,
+            high,
+            batch: batch(zone.frames().managed).max(1),
+        }
     };
     let counters = [("nr_inactive_anon", 19), ("nr_active_anon", 1)];
     let ours = Zoneinfo::new(&zones, 2, pageset)

@@ -51,6 +51,7 @@ fn zoneinfo(sight: &Sight<'_>) {
         Pageset {
             count: u16::try_from(cpu).map_or(0, on) as u64,
             high: zone.frames().cache_limit() as u64,
+            batch: zone.frames().cache_batch() as u64,
         }
     };
     let text = Zoneinfo::new(sight.zones, sight.cpus, kept);

@@ -208,7 +208,7 @@ impl FrameAllocator<'_> {
         if slot.small.push(frame.get()) {
             return;
         }
-        self.empty_small(slot, self.small_limit.div_ceil(2));
+        self.empty_small(slot, self.cache_batch());
         if !slot.small.push(frame.get()) {
             self.give_small(Some(slot), core::iter::once(frame.get()));
         }
@@ -305,7 +305,13 @@ impl FrameAllocator<'_> {
     /// How many frames one CPU keeps at most.
     #[must_use]
     pub const fn cache_limit(&self) -> usize {
-        SMALL + self.huge_limit * Order::HUGE.frames()
+        self.small_limit + self.huge_limit * Order::HUGE.frames()
+    }
+
+    /// How many single frames one CPU gives back at once when it has too many.
+    #[must_use]
+    pub const fn cache_batch(&self) -> usize {
+        self.small_limit.div_ceil(2)
     }
 
     /// How many frames all CPUs keep, about.

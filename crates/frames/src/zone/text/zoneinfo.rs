@@ -3,7 +3,7 @@
 use core::fmt;
 
 use crate::zone::{
-    MAX_NODES, NodeId, Reserves, Zone, ZoneFrames, ZoneKind, ZoneSpan, Zones, batch, stat_threshold,
+    MAX_NODES, NodeId, Reserves, Zone, ZoneFrames, ZoneKind, ZoneSpan, Zones, stat_threshold,
 };
 
 /// A figure with a name, for example `nr_free_pages`.
@@ -16,6 +16,8 @@ pub struct Pageset {
     pub count: u64,
     /// Above so many, it gives some back.
     pub high: u64,
+    /// How many move at once.
+    pub batch: u64,
 }
 
 /// The text of `/proc/zoneinfo`: every kind of zone of every node, those without memory in short.
@@ -133,12 +135,11 @@ impl<'a, A: ZoneFrames, P: Fn(&Zone<A>, u32) -> Pageset> Zoneinfo<'a, A, P> {
         let managed = zone.frames().managed_frames();
         f.write_str("\n  pagesets")?;
         for cpu in 0..self.cpus {
-            let Pageset { count, high } = (self.pageset)(zone, cpu);
+            let Pageset { count, high, batch } = (self.pageset)(zone, cpu);
             write!(
                 f,
-                "\n    cpu: {cpu}\n              count: {count}\n              high:  {high}\n              batch: {}\
+                "\n    cpu: {cpu}\n              count: {count}\n              high:  {high}\n              batch: {batch}\
                  \n  vm stats threshold: {}",
-                batch(managed).max(1),
                 stat_threshold(managed, self.cpus.into())
             )?;
         }
