@@ -1,4 +1,4 @@
-//! What ACPI's static tables say: processors and timers (MADT, HPET), and which memory is near to which of them ([`topology`]).
+//! What ACPI's static tables say: processors and timers (MADT, HPET), and which memory is near to which of them ([`topology()`]).
 //!
 //! The `acpi` crate knows the tables; it also trusts them. Between it and the firmware stands [`memory`], which lets the crate see
 //! only memory that can be reached and bounds every length. The chain of MADT entries is checked before the crate follows it: an
