@@ -252,10 +252,10 @@ fn runs_are_as_few_as_possible() {
 fn a_kernel_without_memory_for_the_books_is_told_both_sizes() {
     let books = Books::new(0, 2048, 1);
     let error = FrameAllocator::new(Pfn::new(0), 4096, books.metadata()).unwrap_err();
-    // 4096 frames: a slot of 1152 bytes, a tree (64 with the gap after it), 16 pairs, 256 words, 4096 records.
+    // 4096 frames: a slot of 1024 bytes, a tree (64 with the gap after it), 16 pairs, 256 words, 4096 records.
     assert_eq!(
         error.to_string(),
-        "frames: metadata of 19712 bytes is needed for 4096 frames and 1 CPUs, 11520 were given for 2048 and 1"
+        "frames: metadata of 19584 bytes is needed for 4096 frames and 1 CPUs, 11392 were given for 2048 and 1"
     );
     assert_eq!(
         FrameAllocator::new(Pfn::new(0), 0, books.metadata())

@@ -18,6 +18,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const PAGING: &str = "paging";
 /// Bring-up and shootdown.
 pub(super) const CPUS: &str = "cpus";
+/// Pairs of allocation and free; the host part of this bench is in `kspace-bench`.
+const FRAMES: &str = "frames";
+
+/// What the names of figures of [`FRAMES`] begin with; all others that the kernel measures are of [`CPUS`].
+const OF_FRAMES: &str = "alloc + free";
 
 /// The kernel's line that says how far its counter has come when the block stands in the log; here a tick is an instruction.
 const COUNTED: &str = "ticks of the time-stamp counter from entry to the block";
@@ -25,7 +30,7 @@ const COUNTED: &str = "ticks of the time-stamp counter from entry to the block";
 /// The rows of the bench called `name`, or of all.
 pub(super) fn rows(name: Option<&str>, options: &HostOptions) -> Result<Vec<Row>> {
     let wanted = |bench| name.is_none_or(|name| name == bench);
-    if !wanted(PAGING) && !wanted(CPUS) {
+    if ![PAGING, CPUS, FRAMES].into_iter().any(wanted) {
         return Ok(Vec::new());
     }
     let install = !options.no_install;
@@ -52,6 +57,14 @@ pub(super) fn rows(name: Option<&str>, options: &HostOptions) -> Result<Vec<Row>
     }
     if wanted(CPUS) {
         rows.extend(cpus(&counted_boot)?);
+    }
+    if wanted(FRAMES) {
+        let log = counted_boot(Machine {
+            append: "nokaslr measure".to_owned(),
+            ..Machine::default()
+        })?;
+        let of_frames = |row: &Row| row.bench == FRAMES;
+        rows.extend(log.lines().filter_map(measured).filter(of_frames));
     }
     Ok(rows)
 }
@@ -103,7 +116,8 @@ fn cpus(counted_boot: &impl Fn(Machine) -> Result<String>) -> Result<Vec<Row>> {
             append: "nokaslr measure".to_owned(),
             ..Machine::default()
         })?;
-        rows.extend(log.lines().filter_map(measured));
+        let of_cpus = |row: &Row| row.bench == CPUS;
+        rows.extend(log.lines().filter_map(measured).filter(of_cpus));
         if cpus == 16 {
             let microseconds = online_after(&log, cpus).ok_or_else(|| {
                 Failure::failed(
@@ -136,8 +150,13 @@ fn measured(line: &str) -> Option<Row> {
     } else {
         unit
     };
+    let bench = if name.starts_with(OF_FRAMES) {
+        FRAMES
+    } else {
+        CPUS
+    };
     Some(row(
-        CPUS,
+        bench,
         name.to_owned(),
         unit,
         value.parse::<u64>().ok()? as f64,
@@ -172,6 +191,12 @@ mod tests {
         let name = "remote flush of a page, 1 other CPUs".to_owned();
         assert_eq!(measured(line), Some(row(CPUS, name, "instructions", 995.0)));
         assert_eq!(measured("[    0.1] measure: nothing"), None);
+        let line = "[    0.027] measure: alloc + free, order 0, through the allocator: 40 ticks";
+        let name = "alloc + free, order 0, through the allocator".to_owned();
+        assert_eq!(
+            measured(line),
+            Some(row(FRAMES, name, "instructions", 40.0))
+        );
     }
 
     #[test]

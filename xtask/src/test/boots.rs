@@ -176,6 +176,33 @@ pub(crate) fn repeats_when_counted(qemu: &Path, kernel: &Kernel) -> Outcome {
     }
 }
 
+/// Instructions that a frame may cost that is taken from and given back to what its CPU keeps.
+const PAIR_LIMIT: u64 = 40;
+
+/// With instructions counted, a pair of order 0 and one of order 9 must stay within the limit.
+pub(crate) fn counts_pairs_of_frames(qemu: &Path, kernel: &Kernel) -> Outcome {
+    let machine = Machine {
+        accel: Accel::TcgCounting,
+        append: "nokaslr measure".to_owned(),
+        ..Machine::default()
+    };
+    let ended = boot(machine.command(qemu, kernel.path()), LIMIT, |_| {})?;
+    let count = |order: u8| -> Option<u64> {
+        let name = format!("measure: alloc + free, order {order}, through the allocator: ");
+        let (_, value) = ended.log.split_once(&name)?;
+        value.split_once(" ticks")?.0.parse().ok()
+    };
+    match [0, 9].map(count) {
+        [Some(single), Some(huge)] if single.max(huge) <= PAIR_LIMIT => {
+            Ok(Passed::noting(format!("{single} and {huge} instructions")))
+        }
+        counts => Err(Failed::because(format!(
+            "pairs of order 0 and 9: {counts:?} instructions, at most {PAIR_LIMIT} each are wanted; {}\n{}{}",
+            ended.exit, ended.log, ended.complaints
+        ))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

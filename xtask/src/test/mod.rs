@@ -138,6 +138,9 @@ fn boots(all: bool) -> Vec<Check> {
         Check::new("boot repeats exactly when counted", |context| {
             boots::repeats_when_counted(&context.qemu()?, context.kernel()?)
         }),
+        Check::new("boot counts pairs of frames", |context| {
+            boots::counts_pairs_of_frames(&context.qemu()?, context.kernel()?)
+        }),
     ];
     let mut configurations = if all {
         Configuration::all()

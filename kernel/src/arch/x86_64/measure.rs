@@ -1,6 +1,7 @@
-//! `measure`: what flushes cost, in ticks of the time-stamp counter. Under QEMU's `-icount shift=0` a tick is an instruction.
+//! `measure`: what flushes cost (and frames: [`measure_frames`]), in ticks of the time-stamp counter. Under QEMU's `-icount shift=0`
+//! a tick is an instruction.
 //!
-//! Each figure is a line `measure: NAME: VALUE UNIT`, which `cargo xtask bench cpus` reads. The other CPUs spin meanwhile: a halted
+//! Each figure is a line `measure: NAME: VALUE UNIT`, which `cargo xtask bench` reads. The other CPUs spin meanwhile: a halted
 //! one would be passed over.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use kspace_paging::{Editor, Flush, FrameSource, Invalidation, Protection, Stale}
 use super::boot::{self, Handoff};
 use super::memory::Window;
 use super::per_cpu::{self, CpuData};
-use super::{PageFormat, clock, shootdown, work};
+use super::{PageFormat, clock, measure_frames, shootdown, work};
 use crate::info;
 
 /// Flushes per figure: one alone would measure cold caches of QEMU's translator.
@@ -48,6 +49,7 @@ fn measure_or_spin(cpu: &'static CpuData) {
         flushes(handoff, others);
         messages(handoff, others);
     }
+    measure_frames::run();
     DONE.store(true, Ordering::Release);
 }
 
