@@ -12,6 +12,7 @@
 
 #![no_std]
 
+pub mod areas;
 pub mod cpu_entry;
 pub mod direct_map;
 pub mod fault;

@@ -12,9 +12,10 @@
 //! ```
 //!
 //! The explanation needs no page tables, so it works when they are broken. Where they can be walked, [`PageTables`]
-//! adds what they say.
+//! adds what they say. About areas that are mapped on demand, [`AreaSpot`] knows more than the layout does.
 
 mod cause;
+mod on_demand;
 mod spot;
 mod tables;
 
@@ -26,6 +27,7 @@ use kspace_paging::access::error_code;
 use kspace_paging::{Intent, Operation, Walk};
 
 pub use cause::Cause;
+pub use on_demand::AreaSpot;
 pub use spot::{Backing, Spot};
 pub use tables::PageTables;
 
@@ -109,6 +111,18 @@ impl Explanation {
     #[must_use]
     pub const fn spot(&self) -> Spot {
         self.spot
+    }
+
+    /// The same with what an area mapped on demand says about the address, if it says something.
+    #[must_use]
+    pub const fn with_area(self, area: Option<AreaSpot>) -> Self {
+        match area {
+            Some(area) => Self {
+                spot: Spot::OnDemand(area),
+                ..self
+            },
+            None => self,
+        }
     }
 
     /// What the area that holds the address is for, in a few plain sentences, when the kernel has nothing there:

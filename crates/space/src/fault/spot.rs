@@ -8,6 +8,7 @@ use kspace_layout::{
     Layout, PagingMode, PhysAddr, Place, Section, SectionKind, VirtAddr,
 };
 
+use super::AreaSpot;
 use crate::direct_map::FIRST_MIB;
 
 /// What lies at an address. Its `Display` names it: `kernel text, 4.1 KiB into .text`.
@@ -48,6 +49,8 @@ pub enum Spot {
     CpuEntry(EntryPlace),
     /// The fixmap.
     Fixmap(Option<FixmapSlot>),
+    /// An area that is mapped on demand, or was, or its guard page.
+    OnDemand(AreaSpot),
     /// Any other area.
     Area {
         /// The area.
@@ -233,6 +236,7 @@ impl fmt::Display for Spot {
             Self::CpuEntry(place) => place.fmt(f),
             Self::Fixmap(Some(slot)) => write!(f, "fixmap, slot of the {slot}"),
             Self::Fixmap(None) => f.write_str("fixmap, where no slot is"),
+            Self::OnDemand(spot) => spot.fmt(f),
             Self::Area { area, offset } => {
                 Inside {
                     offset,

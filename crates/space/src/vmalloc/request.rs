@@ -77,7 +77,7 @@ impl fmt::Display for Kind {
 pub struct AreaRequest {
     pub(super) bytes: u64,
     pub(super) align: u64,
-    pub(super) kind: Kind,
+    pub(crate) kind: Kind,
     pub(super) protection: Protection,
     pub(super) node: Option<NodeId>,
     pub(super) zeroed: bool,

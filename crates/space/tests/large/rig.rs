@@ -1,5 +1,8 @@
 //! A machine with one CPU, frames in buddy blocks, and areas on it.
 
+// Each test program uses its own part of this.
+#![allow(dead_code)]
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 

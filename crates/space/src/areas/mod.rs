@@ -1,0 +1,27 @@
+//! What is mapped on demand, as values that free themselves. [`vmalloc`](crate::vmalloc) knows only areas; here is what they are for.
+//!
+//! | value | Linux | frames | rights |
+//! |---|---|---|---|
+//! | [`OwnedArea`] | `vmalloc`, `vzalloc`, `vrealloc`, `vfree` | its own | as asked for, never writable and executable |
+//! | [`Mapping`] | `vmap`, `vm_map_ram` | given blocks | never executable |
+//! | [`IoMemory`] | `ioremap` and its variants | a device's | writable, cache type as asked for |
+//! | [`KernelStack`] | `CONFIG_VMAP_STACK` | its own | writable |
+//! | [`Code`] | `execmem_alloc` | its own | written at another place; then sealed, and only then executable |
+//!
+//! [`VmallocInfo`] lists them all.
+//!
+//! Every area ends at a page that is never mapped. The raw forms are [`Vmalloc`](crate::vmalloc::Vmalloc)'s own: `allocate`, `map`, `free`.
+
+mod executable;
+mod ioremap;
+mod owned;
+mod stack;
+mod vmallocinfo;
+mod vmap;
+
+pub use executable::{Code, CodeError};
+pub use ioremap::{DeviceCache, IoError, IoMemory, device_pages};
+pub use owned::OwnedArea;
+pub use stack::KernelStack;
+pub use vmallocinfo::VmallocInfo;
+pub use vmap::{MapError, Mapping};

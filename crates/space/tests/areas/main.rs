@@ -1,0 +1,9 @@
+//! What areas are for: handles that free themselves, devices, stacks, code, the list of them all, and what a fault says.
+
+mod devices;
+mod executable;
+mod fault_texts;
+mod handles;
+#[path = "../large/rig.rs"]
+mod rig;
+mod vmallocinfo;
