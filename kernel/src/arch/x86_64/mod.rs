@@ -35,7 +35,7 @@ mod yield_points;
 pub use atomic_context::{Lock, is_atomic};
 pub use clock::ticks_since_entry;
 pub use console::write_console;
-pub use drain::{drain_others, interrupts_taken as drain_interrupts};
+pub use drain::drain_others;
 pub use entropy::mix;
 pub use leave::{Outcome, leave};
 pub use memory::Window;

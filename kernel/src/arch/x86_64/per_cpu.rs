@@ -41,6 +41,8 @@ pub struct CpuData {
     pub shootdown_interrupts: AtomicU64,
     /// How many CPUs wait for this one to give back the frames that it keeps.
     pub drains_wanted: AtomicU32,
+    /// Interrupts taken to give frames back.
+    pub drain_interrupts: AtomicU64,
     /// Interrupts that had gone away before they were delivered.
     pub spurious_interrupts: AtomicU64,
 }
@@ -61,6 +63,7 @@ impl CpuData {
             shootdown_interrupts: AtomicU64::new(0),
             spurious_interrupts: AtomicU64::new(0),
             drains_wanted: AtomicU32::new(0),
+            drain_interrupts: AtomicU64::new(0),
         }
     }
 

@@ -78,6 +78,7 @@ fn interrupt(vector: u8) {
             apic::local().end_of_interrupt();
         }
         vector::DRAIN => {
+            cpu.drain_interrupts.fetch_add(1, Ordering::Relaxed);
             drain::serve();
             apic::local().end_of_interrupt();
         }

@@ -29,16 +29,16 @@ pub(super) fn run(memory: &'static Memory) -> bool {
 /// This CPU takes all there is while the others sleep on what they keep.
 fn one_takes_all(memory: &'static Memory) -> bool {
     arch::on_all(keep_some);
-    let kept = kept_by_cpus(memory);
+    let (kept, interrupts) = (kept_by_cpus(memory), interrupts_taken());
     let hoard = Hoard::take(memory, Urgency::Usual);
-    let left = kept_by_cpus(memory);
+    let (left, interrupts) = (kept_by_cpus(memory), interrupts_taken() - interrupts);
     info!(
-        "stress-frames: CPUs kept {kept} frames; one took {} frames, and {left} are kept still",
+        "stress-frames: CPUs kept {kept} frames; one took {} frames, after {interrupts} interrupts, and {left} are kept still",
         hoard.frames
     );
     hoard.give_back(memory);
     let others = arch::cpus_online() - 1;
-    left == 0 && kept >= others * KEPT as u64
+    left == 0 && kept >= others * KEPT as u64 && interrupts >= others
 }
 
 /// All CPUs take all there is, with different urgency.
@@ -73,6 +73,16 @@ fn take_and_give_back(cpu: &'static CpuData) {
 fn kept_by_cpus(memory: &Memory) -> u64 {
     let kept = |zone: &FrameZone| zone.frames().cached_frames() as u64;
     memory.zones().as_slice().iter().map(kept).sum()
+}
+
+/// How many interrupts to give frames back all CPUs have taken.
+fn interrupts_taken() -> u64 {
+    static SUM: AtomicU64 = AtomicU64::new(0);
+    SUM.store(0, Relaxed);
+    arch::on_all(|cpu| {
+        SUM.fetch_add(cpu.drain_interrupts.load(Relaxed), Relaxed);
+    });
+    SUM.load(Relaxed)
 }
 
 /// Leaves some frames in this CPU's stack.
