@@ -6,7 +6,7 @@
 //!   above          refused: no block is larger; such memory is mapped page by page
 //! ```
 //!
-//! talc, because it is kept (5.1 of 2026), builds on stable Rust without `std`, takes memory in pieces that need not touch,
+//! talc, because it is kept (version 5.1), builds on stable Rust without `std`, takes memory in pieces that need not touch,
 //! says when a piece is empty, and finds a fit in a bounded number of steps.
 //!
 //! The lock is held with interrupts off, so a handler may allocate; and never while blocks are taken from the zones or given back,
