@@ -7,7 +7,7 @@
 //! ```
 //!
 //! talc, because it is kept (version 5.1), builds on stable Rust without `std`, takes memory in pieces that need not touch,
-//! says when a piece is empty, and finds a fit in a bounded number of steps.
+//! says when a piece is empty, and finds most fits by a bitmap, without a search.
 //!
 //! The lock is held with interrupts off, so a handler may allocate; and never while blocks are taken from the zones or given back,
 //! so who waits there for other CPUs keeps nobody from answering. What fails is logged with the zones' state; then `alloc` ends
