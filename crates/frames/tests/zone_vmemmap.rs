@@ -75,7 +75,7 @@ fn whole_large_pages_are_used_and_holes_left_out() {
             "800000-82ffff, 192 KiB, page 4k",
             // 3456 bytes of slots, 1152 of trees, 8448 of counters, bits of DMA; bits of DMA32 from 15104 to the hole at
             // 114944; then those of Normal, from 146176 to 283392.
-            "1000000000-100001cfff, 116 KiB, page 4k",
+            "1000000000-100001bfff, 112 KiB, page 4k",
             "1000023000-1000045fff, 140 KiB, page 4k",
         ]
     );

@@ -58,7 +58,9 @@ impl<'a> Local<'a, '_> {
         }
         let (record, frame, order) = block.into_parts();
         match record {
-            Some(record) => self.allocator.free_on(self.pin, self.slot, record, frame, order),
+            Some(record) => self
+                .allocator
+                .free_on(self.pin, self.slot, record, frame, order),
             None => self.allocator.free_aside(frame, order),
         }
     }
