@@ -127,7 +127,11 @@ fn every_frame_is_handed_out_down_to_the_marks_and_comes_back() {
         assert!(free <= kept, "{} {free} > {kept}", zone.kind());
     }
     // Exactly: what the reserve gives may be less than what one CPU has not told the others.
-    let free = || -> usize { all.iter().map(|zone| zone.frames().free_frames_exact()).sum() };
+    let free = || -> usize {
+        all.iter()
+            .map(|zone| zone.frames().free_frames_exact())
+            .sum()
+    };
     let left = free();
     let atomic = usual.urgency(Urgency::Atomic);
     assert_eq!(
