@@ -51,7 +51,7 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
     /// # Errors
     ///
     /// [`ZoneError`]; see [`ZoneProblem`] for all that can be wrong.
-    #[inline]
+    #[inline(always)]
     pub fn allocate(
         &self,
         cpu: &A::Cpu,
@@ -70,7 +70,7 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
     }
 
     /// The way of nearly all requests: any address will do, and the first zone has more than enough. `None` says nothing.
-    #[inline]
+    #[inline(always)]
     fn allocate_first(
         &self,
         cpu: &A::Cpu,

@@ -8,6 +8,8 @@
 //! the purger may take the rest of a run away from any CPU, by swapping the word. What the word says is the authority: a word that
 //! was away and came back says the same as before.
 
+use core::fmt;
+
 use kspace_layout::{FRAME_SIZE, PhysAddr};
 
 use super::sync::{AtomicU64, Ordering};
@@ -28,6 +30,30 @@ pub(super) struct Arena {
     areas: AtomicU64,
     /// Pages freed here that are not in the common count yet. Only this CPU writes, with interrupts off.
     lazy: AtomicU64,
+}
+
+/// What each of up to `CPUS` CPUs has of its own. It is apart from the rest, because it is larger than some kernels' stacks: a kernel has it in
+/// a static.
+pub struct Arenas<const CPUS: usize>(pub(super) [Arena; CPUS]);
+
+impl<const CPUS: usize> Arenas<CPUS> {
+    /// Of CPUs that have nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self([const { Arena::new() }; CPUS])
+    }
+}
+
+impl<const CPUS: usize> Default for Arenas<CPUS> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<const CPUS: usize> fmt::Debug for Arenas<CPUS> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arenas").finish_non_exhaustive()
+    }
 }
 
 /// Free pages of one chunk.
@@ -93,6 +119,13 @@ impl Arena {
                 Err(other) => run = Run(other),
             }
         }
+    }
+
+    /// The books of the chunk in which this CPU places short areas. As long as its run has pages left the chunk is not given up.
+    #[inline]
+    pub(super) fn filling(&self) -> Option<PhysAddr> {
+        let run = Run(self.runs[0].load(Ordering::Acquire));
+        (run.next() < run.end()).then(|| run.books())
     }
 
     /// Puts another run in the place of the one for such areas, and returns the rest of that. The pool is held.

@@ -9,7 +9,6 @@ use super::caller::Caller;
 use super::chunk::Chunk;
 use super::error::{FreeError, FreeProblem};
 use super::pages::CHUNK_PAGES;
-use super::pool::Books;
 use super::slot::AreaWord;
 use super::state::{Off, Vmalloc};
 use super::{AreaInfo, Kernel, State};
@@ -32,33 +31,22 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     #[track_caller]
     pub unsafe fn free(&self, start: VirtAddr) -> Result<(), FreeError> {
         let caller = Location::caller();
-        if !self.area().contains(start) {
-            return Err(FreeError {
-                address: start,
-                caller,
-                problem: FreeProblem::Outside(self.area()),
-            });
-        }
         let off = self.off();
         let number = self.number_of(start);
         let page = start.as_u64() / FRAME_SIZE % CHUNK_PAGES;
-        let Some(books) = self.index.get(self, number) else {
-            drop(off);
-            return self.free_large(start, caller);
+        if !self.area().contains(start) || !start.is_aligned(FRAME_SIZE) {
+            return self.free_slow(off, start, None, caller);
+        }
+        let Some(chunk) = self.chunk_numbered(&off, number) else {
+            return self.free_slow(off, start, None, caller);
         };
-        let chunk = self.chunk(books);
         let by = Caller::of(caller);
-        let freed = if start.is_aligned(FRAME_SIZE) {
-            AreaWord::free(chunk.area(page), page, by.raw())
-        } else {
-            Err(AreaWord::load(chunk.area(page)))
-        };
-        let word = match freed {
+        let word = match AreaWord::free(chunk.area(page), page, by.raw()) {
             Ok(word) => word,
-            Err(found) => return Err(self.why_not(&off, chunk, start, found, caller)),
+            Err(found) => return self.free_slow(off, start, Some(found), caller),
         };
-        let table = self.leaf_table(chunk);
-        table.park(self.slot_of(chunk, page), word.pages() as usize);
+        self.leaf_table(chunk)
+            .park(self.slot_of(chunk, page), word.pages() as usize);
         self.defer(&off, chunk, page);
         let told = self.arena(&off).count_freed(word.pages(), self.batch);
         drop(off);
@@ -66,6 +54,31 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             self.count_lazy(pages);
         }
         Ok(())
+    }
+
+    /// Frees a large area, or says why nothing was freed. `found` is what there was in the place of a live area's word.
+    #[cold]
+    #[inline(never)]
+    fn free_slow(
+        &self,
+        off: Off<K>,
+        start: VirtAddr,
+        found: Option<AreaWord>,
+        caller: &'static Location<'static>,
+    ) -> Result<(), FreeError> {
+        let problem = if !self.area().contains(start) {
+            FreeProblem::Outside(self.area())
+        } else if let Some(chunk) = self.chunk_numbered(&off, self.number_of(start)) {
+            self.why_not(chunk, start, found)
+        } else {
+            drop(off);
+            return self.free_large(start, caller);
+        };
+        Err(FreeError {
+            address: start,
+            caller,
+            problem,
+        })
     }
 
     /// Adds to the common count of pages that wait, and purges when it is time.
@@ -77,36 +90,21 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         }
     }
 
-    /// Why nothing was freed.
-    #[cold]
-    #[inline(never)]
-    fn why_not(
-        &self,
-        _off: &Off<K>,
-        chunk: Chunk<'a>,
-        address: VirtAddr,
-        found: AreaWord,
-        caller: &'static Location<'static>,
-    ) -> FreeError {
+    /// Why nothing was freed in a chunk.
+    fn why_not(&self, chunk: Chunk<'a>, address: VirtAddr, found: Option<AreaWord>) -> FreeProblem {
         let page = address.as_u64() / FRAME_SIZE % CHUNK_PAGES;
-        let problem = if let Some(info) = self.around(chunk, page)
-            && info.state == State::Live
+        if let Some(found) = found
+            && found.begins_at(page)
         {
-            // It may have been freed and made again since: then it begins there, and is not this caller's any more.
-            FreeProblem::Inside(info.range)
-        } else if found.begins_at(page) && address.is_aligned(FRAME_SIZE) && !found.is_live() {
-            FreeProblem::Freed {
+            return FreeProblem::Freed {
                 // SAFETY: the words of areas have callers from `Caller::raw` only.
                 by: unsafe { Caller::place(found.caller()) },
                 range: self.range_of(chunk.number(), page, found.pages()),
-            }
-        } else {
-            FreeProblem::NoArea
-        };
-        FreeError {
-            address,
-            caller,
-            problem,
+            };
+        }
+        match self.around(chunk, page) {
+            Some(info) if info.state == State::Live => FreeProblem::Inside(info.range),
+            _ => FreeProblem::NoArea,
         }
     }
 

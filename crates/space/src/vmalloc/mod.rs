@@ -75,7 +75,9 @@ mod request;
 mod slot;
 mod state;
 mod trim;
+mod zones;
 
+pub use arena::Arenas;
 pub use error::{AreaError, FreeError, FreeProblem};
 pub use kernel::{AreaFrames, Kernel, Want};
 pub use large::{ResizeError, Resized};
@@ -83,3 +85,4 @@ pub use look::{AreaInfo, State, Totals};
 pub use purge::Purged;
 pub use request::{AreaRequest, Kind};
 pub use state::{Flusher, Tables, Vmalloc};
+pub use zones::{AreaZones, Pinned};

@@ -32,6 +32,17 @@ impl Pages {
         }
     }
 
+    /// Adds the pages from `first` on, before `end`, of which there is one at least.
+    #[inline]
+    pub(super) fn insert_run(&mut self, first: u64, end: u64) {
+        let word = first / 64;
+        if (end - 1) / 64 == word {
+            self.0[word as usize % PAGE_WORDS] |= below(end - first) << (first % 64);
+        } else {
+            self.insert(Self::between(first, end));
+        }
+    }
+
     pub(super) fn remove(&mut self, other: Self) {
         for (ours, theirs) in self.0.iter_mut().zip(other.0) {
             *ours &= !theirs;
@@ -143,6 +154,26 @@ mod tests {
                 expected,
                 "{first}..{end}"
             );
+        }
+    }
+
+    #[test]
+    fn a_run_is_inserted_as_a_range() {
+        for (first, end) in [
+            (0, 1),
+            (0, 64),
+            (63, 64),
+            (63, 65),
+            (64, 128),
+            (5, 500),
+            (0, 512),
+            (511, 512),
+        ] {
+            let mut pages = Pages::between(200, 300);
+            pages.insert_run(first, end);
+            let mut expected = Pages::between(200, 300);
+            expected.insert(Pages::between(first, end));
+            assert_eq!(pages, expected, "{first}..{end}");
         }
     }
 

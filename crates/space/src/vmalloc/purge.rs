@@ -12,8 +12,8 @@
 use core::sync::atomic::Ordering;
 
 use kspace_frames::zone::Shortage;
-use kspace_layout::{PageSize, VirtRange};
-use kspace_paging::{Invalidation, Stale};
+use kspace_layout::{FRAME_SIZE, PageSize, Pfn, VirtRange};
+use kspace_paging::{Invalidation, LeafTable, Stale};
 
 use super::chunk::Chunk;
 use super::lazy::take_lazy;
@@ -38,11 +38,10 @@ pub struct Purged {
     pub chunks: u64,
 }
 
-/// What is to be purged: chunks, linked, and what the CPUs must forget about them.
+/// What is to be purged: chunks, linked, and how many areas that is.
 struct Batch {
     first: u64,
-    pages: u64,
-    span: Option<VirtRange>,
+    areas: u32,
 }
 
 /// How far to go.
@@ -103,7 +102,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         let mut purged = Purged::default();
         let large = self.gather_large();
         if batch.first != 0 || large.is_some() {
-            let small = batch.span.map(|span| self.stale(span, batch.pages));
+            let small = (batch.first != 0).then(|| self.stale(&batch));
             self.shootdown()
                 .invalidate_all(small.into_iter().chain(large));
             self.release(&batch, &mut purged);
@@ -125,12 +124,10 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         2 * self.bound / super::pages::CHUNK_PAGES + 2 * CPUS as u64
     }
 
-    /// What the CPUs must forget about freed areas that lie in `span`, with so many pages.
-    fn stale(&self, span: VirtRange, pages: u64) -> Invalidation {
-        // Page by page if they are few and near each other. Else all is forgotten, whatever the range says.
-        let few = pages <= u64::from(PAGE_LIMIT);
+    /// What the CPUs must forget about a batch that is not empty.
+    fn stale(&self, batch: &Batch) -> Invalidation {
         Invalidation::Range(Stale {
-            range: if few { span } else { self.area() },
+            range: self.span_of(batch).unwrap_or(self.area()),
             page: PageSize::Size4K,
             global: true,
             tables: false,
@@ -138,13 +135,26 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         })
     }
 
+    /// Where the areas of a batch lie, if their pages are few enough to be forgotten one by one.
+    fn span_of(&self, batch: &Batch) -> Option<VirtRange> {
+        if batch.areas > PAGE_LIMIT {
+            return None;
+        }
+        let mut span: Option<VirtRange> = None;
+        let mut next = batch.first;
+        while let Some(chunk) = self.linked(next) {
+            next = chunk.purge_next().load(Ordering::Relaxed);
+            areas_of(chunk, |slot, word| {
+                let range = self.range_of(chunk.number(), word.first(slot), word.pages());
+                span = Some(span.map_or(range, |span| hull(span, range)));
+            });
+        }
+        span.filter(|span| span.size() <= u64::from(PAGE_LIMIT) * FRAME_SIZE)
+    }
+
     /// Step 1.
     fn gather(&self) -> Batch {
-        let mut batch = Batch {
-            first: 0,
-            pages: 0,
-            span: None,
-        };
+        let mut batch = Batch { first: 0, areas: 0 };
         let mut next = self.dirty.take();
         while let Some(chunk) = self.linked(next) {
             next = chunk.dirty_next().load(Ordering::Relaxed);
@@ -155,14 +165,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             chunk.set_batch(lazy);
             chunk.purge_next().store(batch.first, Ordering::Relaxed);
             batch.first = chunk.frame().as_u64();
-            for (slot, word) in areas_of(chunk, lazy) {
-                let range = self.range_of(chunk.number(), word.first(slot), word.pages());
-                batch.pages += word.pages();
-                batch.span = Some(match batch.span {
-                    None => range,
-                    Some(span) => hull(span, range),
-                });
-            }
+            batch.areas += lazy.iter().map(|word| word.count_ones()).sum::<u32>();
         }
         batch
     }
@@ -174,45 +177,46 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             next = chunk.purge_next().load(Ordering::Relaxed);
             let off = self.off();
             let mut pages = Pages::NONE;
-            for (slot, word) in areas_of(chunk, chunk.batch()) {
-                self.release_area(&off, chunk, slot, word, purged);
+            let table = self.leaf_table(chunk);
+            let base = self.slot_of(chunk, 0);
+            areas_of(chunk, |slot, word| {
                 let first = word.first(slot);
-                pages.insert(Pages::between(first, first + word.pages() + 1));
-            }
+                self.collect(&off, table, base + first as usize, word, purged);
+                word.release(chunk.area(first));
+                pages.insert_run(first, first + word.pages() + 1);
+                purged.areas += 1;
+                purged.pages += word.pages();
+            });
             self.with_pool(&off, |pool| pool.give(self, chunk, pages));
         }
     }
 
+    /// Takes the frames out of an area's entries, and frees them if they are the area's.
     #[inline]
-    fn release_area(
+    fn collect(
         &self,
         off: &Off<K>,
-        chunk: Chunk<'a>,
-        slot: u64,
+        table: LeafTable<'a, K::Format>,
+        slot: usize,
         word: AreaWord,
         purged: &mut Purged,
     ) {
-        let first = word.first(slot);
         let owns_frames = Kind::from_raw(word.kind()).owns_frames();
-        let each = |frame: kspace_layout::Pfn, count: usize| {
+        let each = |frame: Pfn, count: usize| {
             if owns_frames {
                 purged.frames += self.give_frames(off, frame, count as u64);
             }
         };
-        let table = self.leaf_table(chunk);
         // SAFETY: the area was parked before its lazy bit was set, and all CPUs have been flushed since the bit was taken.
-        unsafe { table.collect(self.slot_of(chunk, first), word.pages() as usize, each) };
-        word.release(chunk.area(first));
-        purged.areas += 1;
-        purged.pages += word.pages();
+        unsafe { table.collect(slot, word.pages() as usize, each) };
     }
 
     /// Gives back blocks that lie one behind the other, as they were taken. Returns how many frames they had.
     #[inline]
-    pub(super) fn give_frames(&self, off: &Off<K>, first: kspace_layout::Pfn, count: u64) -> u64 {
+    pub(super) fn give_frames(&self, off: &Off<K>, first: Pfn, count: u64) -> u64 {
         let (mut done, mut given) = (0, 0);
         while done < count {
-            let frame = kspace_layout::Pfn::new(first.as_u64() + done);
+            let frame = Pfn::new(first.as_u64() + done);
             // SAFETY: an area's frames were taken for it, its entries do not lead there any more, and all CPUs have been flushed.
             match unsafe { self.frames().give(off, frame) } {
                 Some(order) => {
@@ -229,18 +233,16 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     }
 }
 
-/// The areas of a chunk that the bits name.
-fn areas_of(chunk: Chunk<'_>, bits: [u64; 4]) -> impl Iterator<Item = (u64, AreaWord)> {
-    (0..).zip(bits).flat_map(move |(word, mut bits)| {
-        core::iter::from_fn(move || {
-            if bits == 0 {
-                return None;
-            }
+/// Calls `each` for every area of a chunk that is in the purge under way.
+#[inline]
+fn areas_of(chunk: Chunk<'_>, mut each: impl FnMut(u64, AreaWord)) {
+    for (word, mut bits) in (0..).zip(chunk.batch()) {
+        while bits != 0 {
             let slot = 64 * word + u64::from(bits.trailing_zeros());
             bits &= bits - 1;
-            Some((slot, AreaWord::load(chunk.area(2 * slot))))
-        })
-    })
+            each(slot, AreaWord::load(chunk.area(2 * slot)));
+        }
+    }
 }
 
 /// What covers both.

@@ -4,9 +4,9 @@ use core::fmt;
 use core::sync::atomic::AtomicBool;
 
 use kspace_layout::{FRAME_SIZE, PhysAddr, VirtAddr, VirtRange};
-use kspace_paging::{Editor, FrameSource, LeafTable, PhysMemory};
+use kspace_paging::{Editor, FrameSource, LeafBits, LeafTable, PhysMemory, Protection};
 
-use super::arena::Arena;
+use super::arena::{Arena, Arenas};
 use super::chunk::{Chunk, Words};
 use super::index::{Index, Reach};
 use super::large::Large;
@@ -25,6 +25,9 @@ pub(super) const CHUNK_BYTES: u64 = CHUNK_PAGES * FRAME_SIZE;
 
 /// Freed pages that a CPU counts for itself at most, before it looks whether a purge is due.
 const BATCH: u64 = 32;
+
+/// The protection of ordinary data.
+const DATA: Protection = Protection::KERNEL_DATA;
 
 /// The proof that interrupts are off.
 pub(super) type Off<K> = <<K as Kernel>::Platform as Interrupts>::Off;
@@ -54,9 +57,11 @@ pub struct Vmalloc<'a, K: Kernel, const CPUS: usize> {
     pub(super) lazy: AtomicU64,
     /// Blocks that could not be given back, because the books on frames said otherwise.
     pub(super) lost: AtomicU64,
+    /// What entries of ordinary data say: most areas' do.
+    data: LeafBits<K::Format>,
     pub(super) bound: u64,
     pub(super) batch: u64,
-    arenas: [Arena; CPUS],
+    arenas: &'a Arenas<CPUS>,
 }
 
 impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
@@ -71,11 +76,13 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     ///
     /// - Nobody else edits or maps anything in `area`, and no translation in it is cached by any CPU;
     /// - every CPU that uses these tables takes part in `shootdown`, from before it uses an area;
-    /// - the tables are those of all address spaces as far as `area` goes: the editor keeps its root entries.
+    /// - the tables are those of all address spaces as far as `area` goes: the editor keeps its root entries;
+    /// - nobody else uses `arenas`, nor has used them.
     pub unsafe fn new(
         area: VirtRange,
         tables: Tables<'a, K>,
         shootdown: &'a Flusher<K, CPUS>,
+        arenas: &'a Arenas<CPUS>,
         bound: u64,
     ) -> Result<Self, AreaError> {
         let (memory, frames) = (tables.memory(), tables.frames());
@@ -97,9 +104,10 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             purging: AtomicBool::new(false),
             lazy: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            data: LeafBits::new(DATA, tables.limits()),
             bound,
             batch: (bound / (4 * CPUS as u64)).min(BATCH),
-            arenas: [const { Arena::new() }; CPUS],
+            arenas,
         })
     }
 
@@ -139,6 +147,16 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         self.tables.frames()
     }
 
+    /// What the entries of an area say.
+    #[inline]
+    pub(super) fn bits(&self, protection: Protection) -> LeafBits<K::Format> {
+        if protection == DATA {
+            self.data
+        } else {
+            LeafBits::new(protection, self.tables.limits())
+        }
+    }
+
     /// Keeps interrupts off as long as it lives. Who looks up a chunk has it: its books stay until the CPU answers a shootdown.
     #[inline]
     pub(super) fn off(&self) -> Off<K> {
@@ -152,12 +170,12 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// When the platform counts CPUs that the areas were not made for.
     #[inline]
     pub(super) fn arena(&self, _off: &Off<K>) -> &Arena {
-        &self.arenas[self.platform().id().index()]
+        &self.arenas.0[self.platform().id().index()]
     }
 
     #[inline]
-    pub(super) const fn arenas(&self) -> &[Arena; CPUS] {
-        &self.arenas
+    pub(super) const fn arenas(&self) -> &'a [Arena; CPUS] {
+        &self.arenas.0
     }
 
     pub(super) fn with_pool<R>(&self, off: &Off<K>, body: impl FnOnce(&mut Pool) -> R) -> R {
@@ -181,11 +199,28 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// The addresses of `pages` pages from `first` on in the chunk with this number. They lie in the area.
     #[inline]
     pub(super) fn range_of(&self, number: u64, first: u64, pages: u64) -> VirtRange {
+        VirtRange::new(self.address_of(number, first), pages * FRAME_SIZE)
+    }
+
+    /// The address of a page of the chunk with this number.
+    #[inline]
+    pub(super) fn address_of(&self, number: u64, page: u64) -> VirtAddr {
         let chunk = (self.area.start().as_u64() / CHUNK_BYTES + number) * CHUNK_BYTES;
-        VirtRange::new(
-            VirtAddr::new(chunk + first * FRAME_SIZE),
-            pages * FRAME_SIZE,
-        )
+        VirtAddr::new(chunk + page * FRAME_SIZE)
+    }
+
+    /// The chunk with this number.
+    #[inline(always)]
+    pub(super) fn chunk_numbered(&self, off: &Off<K>, number: u64) -> Option<Chunk<'a>> {
+        // Most are looked for on the CPU that fills them.
+        if let Some(books) = self.arena(off).filling() {
+            let chunk = self.chunk(books);
+            if chunk.number() == number {
+                return Some(chunk);
+            }
+        }
+        let books = self.index.get(self, number)?;
+        Some(self.chunk(books))
     }
 
     /// The page table of a chunk.

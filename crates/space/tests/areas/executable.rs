@@ -1,7 +1,7 @@
 //! Code made at run time: written at one place, run at another, never both.
 
 use kspace::areas::{Code, CodeError};
-use kspace::vmalloc::Vmalloc;
+use kspace::vmalloc::{Arenas, Vmalloc};
 use kspace_layout::{AreaKind, Layout, PageSize, PagingMode, Pfn, PhysAddr, VirtRange, X86_64};
 use kspace_paging::{Access, Protection, Reason};
 
@@ -29,8 +29,11 @@ fn with_code_areas(test: impl for<'a, 'r> FnOnce(&Rig<'a, 'r>, &Areas<'r>, &Layo
             .area(AreaKind::Modules)
             .expect("x86-64 has it")
             .range();
+        // As long as the rig's own, which the compiler knows to live for some time only.
+        let arenas = Box::leak(Box::new(Arenas::new()));
         // SAFETY: the area is used by nobody else.
-        let code = unsafe { Vmalloc::new(modules, *tables, rig.areas.shootdown(), 1 << 40) };
+        let code =
+            unsafe { Vmalloc::new(modules, *tables, rig.areas.shootdown(), arenas, 1 << 40) };
         test(rig, &code.expect("there are frames"), &layout);
     });
 }

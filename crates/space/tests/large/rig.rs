@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kspace::platform::{Complaint, Cpu, CpuId, CpuMask, Interrupts, LocalFlush, Tlb, TlbFeatures};
 use kspace::shootdown::{Shootdown, Unprobed};
-use kspace::vmalloc::{AreaFrames, Kernel, Vmalloc, Want};
+use kspace::vmalloc::{AreaFrames, Arenas, Kernel, Vmalloc, Want};
 use kspace_frames::Order;
 use kspace_layout::{PageSize, PagingMode, Pfn, PhysAddr, PhysRange, VirtAddr, VirtRange};
 use kspace_paging::{Editor, End, EntryFormat, FrameSource, Limits, LongMode, Page, Walker};
@@ -289,8 +289,9 @@ pub fn with_rig_of<E: EntryFormat>(setup: Setup, test: impl FnOnce(&Rig<'_, '_, 
     unsafe { populated.discharged(&memory, &frames) };
     let shootdown = Shootdown::new(&cpu);
     shootdown.join();
+    let arenas = Arenas::new();
     // SAFETY: the area is used by nobody else, and the CPU has joined the shootdown.
-    let areas = unsafe { Vmalloc::new(setup.area, editor, &shootdown, setup.bound) };
+    let areas = unsafe { Vmalloc::new(setup.area, editor, &shootdown, &arenas, setup.bound) };
     test(&Rig {
         setup,
         memory: &memory,

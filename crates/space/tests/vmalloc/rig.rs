@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use kspace::platform::TlbFeatures;
 use kspace::shootdown::{Rule, Shootdown};
-use kspace::vmalloc::{AreaFrames, Kernel, Vmalloc, Want};
+use kspace::vmalloc::{AreaFrames, Arenas, Kernel, Vmalloc, Want};
 use kspace_frames::Order;
 use kspace_layout::{PageSize, PagingMode, Pfn, PhysAddr, PhysRange, VirtAddr, VirtRange};
 use kspace_paging::{
@@ -206,8 +206,9 @@ pub fn with_rig<E: EntryFormat>(setup: Setup, test: impl FnOnce(&Rig<'_, '_, E>)
         .omitting(setup.omitted)
         .with_grain(Grain::Coarse);
     let shootdown = Shootdown::probed(platform, platform);
+    let arenas = Arenas::new();
     // SAFETY: the area is used by nobody else, and all CPUs join the shootdown.
-    let areas = unsafe { Vmalloc::new(setup.area, editor, &shootdown, setup.bound) };
+    let areas = unsafe { Vmalloc::new(setup.area, editor, &shootdown, &arenas, setup.bound) };
     let areas = areas.expect("there are frames");
     if setup.cpus == 1 {
         shootdown.join();

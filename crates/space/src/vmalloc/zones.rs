@@ -1,0 +1,136 @@
+//! The machine's zones as the source of frames for areas.
+
+use core::marker::PhantomData;
+
+use kspace_frames::zone::{Hooks, NodeId, Nodes, Request, Shortage, Zones};
+use kspace_frames::{Block, FrameAllocator, Order, Owner, PinnedCpu};
+use kspace_layout::{Pfn, PhysAddr};
+use kspace_paging::FrameSource;
+
+use super::{AreaFrames, Want};
+use crate::platform::Interrupts;
+
+/// A page for a table, or for books.
+const PAGE: Request = Request::order(0).zeroed().owner(Owner::PAGE_TABLE);
+
+/// What a guard that keeps interrupts off has for the frame allocator.
+pub trait Pinned {
+    /// The allocator's proof.
+    fn pin(&self) -> &PinnedCpu;
+
+    /// The node that this CPU is near to.
+    fn home(&self) -> NodeId;
+}
+
+/// Frames of `zones`, as near to the CPU as can be. They are asked for once, and nothing is reclaimed for them: whoever is refused
+/// purges, and asks again.
+pub struct AreaZones<'z, P, H> {
+    zones: &'z Zones<'z, FrameAllocator<'z>>,
+    nodes: &'z Nodes,
+    platform: &'z P,
+    hooks: H,
+}
+
+/// The kernel's hooks without the one that may wait.
+struct NoReclaim<'h, H>(&'h H, PhantomData<H>);
+
+impl<H: Hooks> Hooks for NoReclaim<'_, H> {
+    fn reclaim(&self, _: &Shortage) -> u64 {
+        0
+    }
+
+    #[inline]
+    fn zero(&self, first: Pfn, frames: u64) {
+        self.0.zero(first, frames);
+    }
+}
+
+impl<'z, P, H> AreaZones<'z, P, H> {
+    /// Frames of `zones`, whose nodes are `nodes`. Of the hooks, only the one that fills frames with zeros is called.
+    #[must_use]
+    pub const fn new(
+        zones: &'z Zones<'z, FrameAllocator<'z>>,
+        nodes: &'z Nodes,
+        platform: &'z P,
+        hooks: H,
+    ) -> Self {
+        Self {
+            zones,
+            nodes,
+            platform,
+            hooks,
+        }
+    }
+
+    /// The allocator that has a frame.
+    #[inline]
+    fn allocator(&self, frame: Pfn) -> Option<&'z FrameAllocator<'z>> {
+        let mut spanning = self.zones.spanning(frame);
+        match (spanning.next(), spanning.next()) {
+            (Some(zone), None) => Some(zone.frames()),
+            // Nodes that interleave span each other's frames.
+            _ => self.allocator_by_node(frame),
+        }
+    }
+
+    #[cold]
+    fn allocator_by_node(&self, frame: Pfn) -> Option<&'z FrameAllocator<'z>> {
+        let (node, kind) = self.nodes.zone_of(self.zones.limits(), frame)?;
+        Some(self.zones.get(node, kind)?.frames())
+    }
+}
+
+impl<P: Interrupts<Off: Pinned>, H: Hooks> AreaZones<'_, P, H> {
+    #[inline(always)]
+    fn allocate_block(&self, guard: &P::Off, home: NodeId, request: &Request) -> Option<Block<'_>> {
+        let hooks = NoReclaim(&self.hooks, PhantomData);
+        self.zones.allocate(guard.pin(), home, request, &hooks).ok()
+    }
+}
+
+// SAFETY: the zones hand out whole frames of RAM that nobody else has until they are given back, and the kernel's hook zeroes them.
+unsafe impl<P: Interrupts<Off: Pinned>, H: Hooks> FrameSource for AreaZones<'_, P, H> {
+    fn allocate(&self) -> Option<PhysAddr> {
+        let guard = self.platform.interrupts_off();
+        let block = self.allocate_block(&guard, guard.home(), &PAGE)?;
+        Some(block.into_raw().0.start())
+    }
+
+    fn release(&self, frame: PhysAddr) {
+        let guard = self.platform.interrupts_off();
+        let Some(allocator) = self.allocator(frame.pfn()) else {
+            panic!("frame {frame} is released, and in no zone");
+        };
+        // SAFETY: the caller's contract: it came from `allocate`.
+        if let Err(error) = unsafe { allocator.free(guard.pin(), frame.pfn(), Order::FRAME) } {
+            panic!("{error}");
+        }
+    }
+}
+
+// SAFETY: as above; blocks are as large as asked for, and aligned to that. Nothing waits: no reclaim is done.
+unsafe impl<P: Interrupts<Off: Pinned>, H: Hooks> AreaFrames for AreaZones<'_, P, H> {
+    type Guard = P::Off;
+
+    fn total(&self) -> u64 {
+        self.zones.managed_frames()
+    }
+
+    #[inline(always)]
+    fn take(&self, guard: &P::Off, order: Order, want: Want) -> Option<Pfn> {
+        let mut request = Request::order(order.get().into()).owner(want.owner);
+        if want.zeroed {
+            request = request.zeroed();
+        }
+        let home = want.node.unwrap_or_else(|| guard.home());
+        let block = self.allocate_block(guard, home, &request)?;
+        Some(block.map_new().into_raw().0)
+    }
+
+    #[inline]
+    unsafe fn give(&self, guard: &P::Off, first: Pfn) -> Option<Order> {
+        let allocator = self.allocator(first)?;
+        // SAFETY: the caller's contract: it came from `take`, which gave up the value, and nothing leads to it any more.
+        unsafe { allocator.free_mapped(guard.pin(), first) }.ok()
+    }
+}
