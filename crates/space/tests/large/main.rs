@@ -2,4 +2,10 @@
 
 mod areas;
 mod failures;
+mod hostile;
+mod model;
 mod rig;
+// Each test program uses its own part of it.
+#[allow(dead_code)]
+#[path = "../vmalloc/rig.rs"]
+mod simulated;
