@@ -4,8 +4,8 @@ mod allocator_books;
 
 use allocator_books::Books;
 use kspace_frames::{
-    AddError, AllocError, Block, Constraint, FrameAllocator, History, Order, Owner, PinnedCpu,
-    TREE_FRAMES,
+    AddError, AllocError, Block, Constraint, FrameAllocator, History, MetadataSize, Order, Owner,
+    PinnedCpu, TREE_FRAMES,
 };
 use kspace_layout::Pfn;
 
@@ -311,4 +311,32 @@ fn splitting_leaves_blocks_that_are_freed_one_by_one() {
     }
     all_back(&frames, 1);
     assert_eq!(frames.free_huges(), GIB / 512);
+}
+
+/// Sizes that no machine has are refused in words, without an overflow on the way to them.
+#[test]
+fn absurd_sizes_are_refused_in_words() {
+    let books = Books::new(0, 5000, 1);
+    let frames = whole(&books);
+    let all = usize::MAX;
+    for frame_count in [all, all / 2, 5001] {
+        for align in [1, 1 << 40] {
+            let within = Constraint {
+                align,
+                last: Constraint::NONE.last,
+            };
+            let error = frames.allocate_contiguous(&cpu(0), frame_count, within, Owner::DMA);
+            let text = error.unwrap_err().to_string();
+            assert!(text.contains(&format!("{frame_count} frames")), "{text}");
+        }
+        let start = Pfn::new(1);
+        let error = frames.allocate_at(start, frame_count, Owner::DMA);
+        assert!(error.unwrap_err().to_string().contains("none; "));
+        let error = frames.add(start, frame_count).unwrap_err();
+        assert!(error.to_string().contains("not in the span"), "{error}");
+    }
+    let too_many = FrameAllocator::new(Pfn::new(0), all, books.metadata());
+    assert!(too_many.unwrap_err().to_string().contains("2^52"));
+    assert_eq!(MetadataSize::new(Pfn::new(0), all, all).bytes(), all);
+    all_back(&frames, 1);
 }

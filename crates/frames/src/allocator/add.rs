@@ -59,7 +59,7 @@ impl fmt::Display for AddError {
                 f,
                 "frames: add of {}, {} KiB: not in the span of {} KiB from {}; nothing was changed",
                 start.start(),
-                frames as u64 * (FRAME_SIZE / 1024),
+                (frames as u64).saturating_mul(FRAME_SIZE / 1024),
                 spanned as u64 * (FRAME_SIZE / 1024),
                 first.start()
             ),

@@ -65,7 +65,8 @@ struct Frames(usize);
 
 impl fmt::Display for Frames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kib = self.0 as u64 * (FRAME_SIZE / 1024);
+        // No more than can be said in 64 bits: who asks for more is told a size that is large enough.
+        let kib = (self.0 as u64).saturating_mul(FRAME_SIZE / 1024);
         let (size, unit) = match kib {
             0 => (0, "KiB"),
             kib if kib % (1 << 20) == 0 => (kib >> 20, "GiB"),

@@ -52,7 +52,7 @@ impl MetadataSize {
         }
     }
 
-    /// Bytes, from an address aligned to [`ALIGN`](Self::ALIGN).
+    /// Bytes, from an address aligned to [`ALIGN`](Self::ALIGN); [`usize::MAX`] when that is more than there are addresses.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.offsets()[5]
@@ -65,15 +65,18 @@ impl MetadataSize {
     /// that each huge frame's are one.
     fn offsets(&self) -> [usize; 6] {
         let parts = [
-            self.cpus * size_of::<CpuSlot>(),
+            self.cpus.saturating_mul(size_of::<CpuSlot>()),
             self.trees * size_of::<Tree>(),
             self.huges * size_of::<HugePair>(),
             self.bits * size_of::<BitWord>(),
-            self.records * size_of::<Record>(),
+            self.records.saturating_mul(size_of::<Record>()),
         ];
-        let mut offsets = [0; 6];
+        let mut offsets = [0_usize; 6];
         for (index, part) in parts.into_iter().enumerate() {
-            offsets[index + 1] = (offsets[index] + part).next_multiple_of(Self::ALIGN);
+            let end = offsets[index].saturating_add(part);
+            offsets[index + 1] = end
+                .checked_next_multiple_of(Self::ALIGN)
+                .unwrap_or(usize::MAX);
         }
         offsets
     }
