@@ -339,3 +339,30 @@ fn addresses_outside_are_nobodys() {
         assert_eq!(rig.areas.next(rig.setup.area.start()), None);
     });
 }
+
+#[test]
+fn addresses_where_small_pages_were_have_large_ones_again() {
+    with_rig(
+        Setup {
+            bound: 0,
+            ..Setup::new()
+        },
+        |rig| {
+            // Kept, so that the purge of the next one finds something live beside it.
+            let small = rig.areas.allocate(&AreaRequest::new(K4)).expect("room");
+            let request = AreaRequest::new(2 * M2);
+            let kept = rig.frames.take_large();
+            let pieces = rig.areas.allocate(&request).expect("in pieces");
+            assert_eq!(rig.sizes(pieces)[&PageSize::Size4K], 1024);
+            let tables = rig.frames.tables();
+            // SAFETY: the area is not used. With this bound it is purged at once.
+            unsafe { rig.areas.free(pieces.start()) }.expect("it is there");
+            assert_eq!(rig.frames.tables(), tables - 2);
+            rig.frames.give_all(kept);
+            let whole = rig.areas.allocate(&request).expect("room");
+            assert_eq!(whole, pieces);
+            assert_eq!(rig.sizes(whole)[&PageSize::Size2M], 2);
+            assert!(rig.page(small.start()).is_some());
+        },
+    );
+}

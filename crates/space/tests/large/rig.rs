@@ -143,6 +143,27 @@ impl<'m> Buddies<'m> {
         }
     }
 
+    /// Takes all blocks of 2 MiB and more, but leaves two of them in pieces of 1 MiB.
+    pub fn take_large(&self) -> Vec<(u64, u8)> {
+        let mut free = self.free.borrow_mut();
+        let mut taken = Vec::new();
+        for order in Order::HUGE.get()..=Order::MAX.get() {
+            let blocks = std::mem::take(&mut free[order as usize]);
+            taken.extend(blocks.into_iter().map(|first| (first, order)));
+        }
+        for (first, order) in taken.drain(..2) {
+            free[8].extend((first..first + (1 << order)).step_by(1 << 8));
+        }
+        taken
+    }
+
+    /// Gives back what was taken so.
+    pub fn give_all(&self, blocks: Vec<(u64, u8)>) {
+        blocks
+            .into_iter()
+            .for_each(|(first, order)| self.put(first, order));
+    }
+
     fn get(&self, order: u8) -> Option<u64> {
         self.requests.set(self.requests.get() + 1);
         match self.budget.get() {

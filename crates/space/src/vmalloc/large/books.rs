@@ -69,6 +69,8 @@ pub(super) struct Books<'a, M: PhysMemory, F: FrameSource> {
     owed: Flush,
     /// The first one of the purge under way.
     batch: u64,
+    /// The first one of those that wait for the flush of their page tables.
+    held: u64,
     /// What that purge has asked the CPUs to forget.
     asked: Flush,
 }
@@ -85,6 +87,7 @@ impl<'a, M: PhysMemory, F: FrameSource> Books<'a, M, F> {
             lazy: 0,
             owed: Flush::nothing(),
             batch: 0,
+            held: 0,
             asked: Flush::nothing(),
         }
     }
@@ -175,6 +178,19 @@ impl<'a, M: PhysMemory, F: FrameSource> Books<'a, M, F> {
     pub(super) fn next_of_batch(&mut self) -> Option<Entry> {
         let node = NodeId::from_word(self.batch)?;
         self.batch = self.slab.words(node)[NEXT].load(Relaxed);
+        Some(self.entry(node))
+    }
+
+    /// Puts an area of the purge aside, until its page tables are flushed.
+    pub(super) fn hold(&mut self, entry: Entry) {
+        self.slab.words(entry.node)[NEXT].store(self.held, Relaxed);
+        self.held = NodeId::to_word(Some(entry.node));
+    }
+
+    /// The next area that was put aside; it is the caller's then.
+    pub(super) fn next_held(&mut self) -> Option<Entry> {
+        let node = NodeId::from_word(self.held)?;
+        self.held = self.slab.words(node)[NEXT].load(Relaxed);
         Some(self.entry(node))
     }
 

@@ -13,20 +13,33 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         self.with_books(&self.off(), |books| books.gather())
     }
 
-    /// Gives back what [`gather_large`](Self::gather_large) took, after the flush.
+    /// Gives back what [`gather_large`](Self::gather_large) took, after the flush. Page tables that only one area used go, too: it takes
+    /// one flush more, and there can be large pages again.
     pub(in crate::vmalloc) fn release_large(&self, purged: &mut Purged) {
         let token = self.with_books(&self.off(), |books| books.flushed());
         // SAFETY: the purger has made all CPUs forget what `gather_large` returned.
         unsafe { token.discharged(self.memory(), self.frames()) };
+        let mut tables = Flush::nothing();
         while let Some(entry) = self.with_books(&self.off(), |books| books.next_of_batch()) {
+            // SAFETY: the area was parked before it came into the books as lazy, and flushed since it was gathered.
+            purged.frames += unsafe { self.collect_large(entry.range, entry.kind.owns_frames()) };
+            match self.tables().purge(entry.range) {
+                Ok(token) if token.tables() > 0 => {
+                    tables.absorb(token, self.memory());
+                    self.with_books(&self.off(), |books| books.hold(entry));
+                }
+                _ => self.release_one(entry, purged),
+            }
+        }
+        purged.frames += self.flush_tables(tables);
+        while let Some(entry) = self.with_books(&self.off(), |books| books.next_held()) {
             self.release_one(entry, purged);
         }
     }
 
+    /// Strikes an area out and frees its addresses.
     fn release_one(&self, entry: Entry, purged: &mut Purged) {
         let pages = entry.range.size() / FRAME_SIZE;
-        // SAFETY: the area was parked before it came into the books as lazy, and flushed since it was gathered.
-        purged.frames += unsafe { self.collect_large(entry.range, entry.kind.owns_frames()) };
         purged.areas += 1;
         purged.pages += pages;
         self.with_books(&self.off(), |books| books.forget(entry));

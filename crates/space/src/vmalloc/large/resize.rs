@@ -11,7 +11,7 @@ use kspace_layout::{FRAME_SIZE, VirtAddr, VirtRange};
 
 use super::allocate::Source;
 use super::books::Entry;
-use crate::vmalloc::allocate::Checked;
+use crate::vmalloc::allocate::{Checked, Shortage};
 use crate::vmalloc::state::Vmalloc;
 use crate::vmalloc::{AreaError, AreaInfo, AreaRequest, Kernel, State, Want};
 
@@ -123,7 +123,13 @@ impl<K: Kernel, const CPUS: usize> Vmalloc<'_, K, CPUS> {
             self.take_away(added.start(), partial.mapped, source);
             let shrunk = self.with_space(&self.off(), |space| space.shrink(behind));
             debug_assert!(shrunk.is_ok(), "it was added just now");
-            return Err(ResizeError::Area(self.explain(checked, &partial.shortage)));
+            let shortage = match partial.shortage {
+                Shortage::Frames { filled } => Shortage::Frames {
+                    filled: old + filled,
+                },
+                other => other,
+            };
+            return Err(ResizeError::Area(self.explain(checked, &shortage)));
         }
         self.with_books(&self.off(), |books| books.set_pages(entry, checked.pages));
         Ok(Resized::InPlace(whole))
