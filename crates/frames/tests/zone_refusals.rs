@@ -3,8 +3,8 @@
 mod zone_machine;
 
 use kspace_frames::zone::{
-    Fallback, NotEnoughRam, Request, Tuning, TuningError, Urgency, Zone, ZoneKind, ZoneLimits,
-    ZoneProblem, Zones, ZonesError,
+    Fallback, Nodes, NotEnoughRam, Request, Tuning, TuningError, Urgency, Zone, ZoneKind,
+    ZoneLimits, ZoneProblem, ZoneSpan, Zones, ZonesError,
 };
 use kspace_frames::{FirmwareEntry, MemoryMap};
 use kspace_layout::{PhysAddr, PhysRange};
@@ -50,8 +50,14 @@ fn refusals_name_zone_order_free_pages_and_mark() {
     check(
         0,
         &one.up_to(ZoneKind::Dma).below(PhysAddr::new(0xf_ffff)),
-        "allocate order 0 from node 0, zone DMA: the limit 00000000000fffff is below all memory of the zone, which begins \
-         at 0000000000100000; raise it; 3840 pages are free, 11 must stay free (low mark)",
+        "allocate order 0 from node 0, zone DMA: no such block lies below the limit 00000000000fffff: memory of the zone \
+         begins at 0000000000100000; raise it; 3840 pages are free, 11 must stay free (low mark)",
+    );
+    check(
+        0,
+        &Request::order(3).below(PhysAddr::new(0x10_6fff)),
+        "allocate order 3 from node 0, zone Normal: no such block lies below the limit 0000000000106fff: memory of the zone \
+         begins at 0000000000100000; raise it",
     );
     zone(&zones, 0, ZoneKind::Dma).frames().leave(5);
     zone(&zones, 0, ZoneKind::Dma32).frames().leave(123);
@@ -75,6 +81,56 @@ fn refusals_name_zone_order_free_pages_and_mark() {
         "allocate order 1 from node 0, zone DMA32: no free block is that large and below the limit; ask for smaller ones; \
          10000 pages are free, 581 must stay free (min mark)",
     );
+}
+
+/// A zone to which memory can be plugged in one day is not asked, waited for or blamed before.
+#[test]
+fn a_zone_without_memory_yet_is_passed_over() {
+    let mut zones = two_nodes();
+    for kind in [ZoneKind::Normal, ZoneKind::Movable] {
+        let nothing = ZoneSpan::empty(node(0), kind);
+        zones.push(Zone::new(nothing, Buddy::new(&nothing)));
+    }
+    let zones = zones_of(&zones);
+    let asked_first = |zones: &Zones<'_, Buddy>| {
+        let zone = zones.first(node(0), ZoneKind::Normal).expect("memory");
+        zone.kind()
+    };
+    assert_eq!(asked_first(&zones), ZoneKind::Dma32);
+    for (number, kind) in [
+        (0, ZoneKind::Dma),
+        (0, ZoneKind::Dma32),
+        (1, ZoneKind::Normal),
+    ] {
+        zone(&zones, number, kind).frames().leave(5);
+    }
+    let kernel = Kernel::default();
+    let error = zones.allocate(&(), node(0), &Request::order(0), &kernel);
+    let error = error.expect_err("short");
+    assert_eq!(error.zone(), (node(0), ZoneKind::Dma32));
+    assert_eq!(error.state().map(|state| state.free), Some(5));
+    let shortage = kernel.shortages.borrow()[0];
+    let dma32 = zone(&zones, 0, ZoneKind::Dma32);
+    assert_eq!(shortage.kind, ZoneKind::Dma32);
+    assert_eq!(shortage.frames, dma32.watermarks().high - 5 + 1);
+
+    let normal = zone(&zones, 0, ZoneKind::Normal);
+    let (start, size) = (PhysAddr::new(8 * GIB), GIB);
+    let ram = FirmwareEntry {
+        start: start.as_u64(),
+        size,
+        kind: 1,
+    };
+    let low = FirmwareEntry {
+        start: MIB,
+        size: GIB,
+        kind: 1,
+    };
+    let map = MemoryMap::from_firmware([low, ram], 52, |_| ()).expect("a usable map");
+    let nodes = Nodes::new(&map, &[], |repair| panic!("{repair}")).expect("a node");
+    normal.extend(nodes.zone(zones.limits(), node(0), ZoneKind::Normal));
+    zones.set_reserves(&Tuning::new()).expect("possible");
+    assert_eq!(asked_first(&zones), ZoneKind::Normal);
 }
 
 #[test]

@@ -162,7 +162,7 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
         nodes
             .iter()
             .flat_map(move |node| kinds.iter().rev().map(move |kind| (*node, *kind)))
-            .filter_map(|(node, kind)| self.get(node, kind))
+            .filter_map(|(node, kind)| self.populated(node, kind))
             .filter(move |zone| {
                 search
                     .last
@@ -206,11 +206,12 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
             return Ok(search);
         };
         let lowest = self.candidates(&search).map(Zone::start).min();
+        let needed = order.frames() as u64;
         // The last whole frame below the limit; there is none below the end of the first one.
         let end = (last.as_u64() + 1) / kspace_layout::FRAME_SIZE;
         search.last = end.checked_sub(1);
         match lowest {
-            Some(first) if search.last.is_none_or(|last| last < first) => {
+            Some(first) if search.last.is_none_or(|last| last + 1 < first + needed) => {
                 let first = Pfn::try_new(first).map_or(PhysAddr::LAST, Pfn::start);
                 refuse(ZoneProblem::LimitBelowRam { last, first }, state())
             }

@@ -31,7 +31,7 @@ pub enum ZoneProblem {
     },
     /// Neither the zone nor any that may stand in for it has memory.
     NoMemory,
-    /// All memory of these zones lies above the limit.
+    /// All memory of these zones lies above the limit, or what lies below it is less than such a block.
     LimitBelowRam {
         /// The last byte that would do.
         last: PhysAddr,
@@ -127,7 +127,7 @@ impl ZoneError {
             }
             ZoneProblem::LimitBelowRam { last, first } => write!(
                 f,
-                "the limit {last} is below all memory of the zone, which begins at {first}; raise it"
+                "no such block lies below the limit {last}: memory of the zone begins at {first}; raise it"
             ),
             ZoneProblem::Exhausted => f.write_str("out of memory; free some"),
             ZoneProblem::ReserveExhausted => {

@@ -8,7 +8,7 @@
 //!     4. again 2 and 3 while reclaim gives something, for who may wait
 //! ```
 
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
 use kspace_layout::Pfn;
 
@@ -146,6 +146,11 @@ impl<A: ZoneFrames> Zone<A> {
         self.start.get()
     }
 
+    /// Whether it has memory now, and not only may have some when it is plugged in.
+    pub(super) fn is_populated(&self) -> bool {
+        self.present.get() > 0
+    }
+
     /// The low mark, as a number of frames.
     #[inline]
     pub(super) fn low(&self) -> u64 {
@@ -188,8 +193,9 @@ pub struct Zones<'z, A> {
     pub(super) order: NodeOrder,
     /// Where in `zones` the zone of a node and kind is.
     index: [[u8; ZoneKind::COUNT]; MAX_NODES],
-    /// Where in `zones` the first zone is that is asked for a request from a node with a highest kind.
-    first: [[u8; ZoneKind::COUNT]; MAX_NODES],
+    /// Where in `zones` the first zone is that is asked for a request from a node with a highest kind: one that has memory, so
+    /// it is another one when memory is plugged in.
+    first: [[AtomicU8; ZoneKind::COUNT]; MAX_NODES],
 }
 
 impl<'z, A: ZoneFrames> Zones<'z, A> {
@@ -219,7 +225,7 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
             limits,
             order: NodeOrder::NONE,
             index: [[NONE; ZoneKind::COUNT]; MAX_NODES],
-            first: [[NONE; ZoneKind::COUNT]; MAX_NODES],
+            first: [const { [const { AtomicU8::new(NONE) }; ZoneKind::COUNT] }; MAX_NODES],
         }
     }
 
@@ -234,7 +240,7 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
             limits,
             order,
             index,
-            first,
+            ..
         } = self;
         if zones.is_empty() {
             return Err(ZonesError::None);
@@ -255,7 +261,7 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
         }
         let has_memory = |node: NodeId| index[node.index()].iter().any(|slot| *slot != NONE);
         order.fill(has_memory, distance);
-        fill_first_zones(limits, order, index, first);
+        self.find_first_zones();
         Ok(())
     }
 
@@ -282,8 +288,7 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
     /// The same, if it has memory now: one that only may have some is there, too.
     #[must_use]
     pub fn populated(&self, node: NodeId, kind: ZoneKind) -> Option<&'z Zone<A>> {
-        self.get(node, kind)
-            .filter(|zone| zone.span().is_populated())
+        self.get(node, kind).filter(|zone| zone.is_populated())
     }
 
     /// Whether a node has memory now.
@@ -297,8 +302,9 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
     #[inline]
     #[must_use]
     pub fn first(&self, home: NodeId, highest: ZoneKind) -> Option<&'z Zone<A>> {
-        self.zones
-            .get(usize::from(self.first[home.index()][highest.index()]))
+        self.zones.get(usize::from(
+            self.first[home.index()][highest.index()].load(Relaxed),
+        ))
     }
 
     /// The zones that span a frame: one, but where nodes interleave. [`Nodes::zone_of`](super::Nodes::zone_of) says which one
@@ -315,7 +321,25 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
         NodeId::all().filter(|node| self.index[node.index()].iter().any(|slot| *slot != NONE))
     }
 
-    /// Sets marks and protection of all zones, by what their allocators manage now. To be repeated when that has changed, or
+    /// For each node and highest kind, finds the zone that is asked first.
+    fn find_first_zones(&self) {
+        let has_memory = |place: &u8| {
+            let zone = self.zones.get(usize::from(*place));
+            zone.is_some_and(Zone::is_populated)
+        };
+        for home in NodeId::all() {
+            for highest in self.limits.kinds() {
+                let mut places = self.order.of(home).iter().flat_map(|node| {
+                    let up_to = &self.index[node.index()][..=highest.index()];
+                    up_to.iter().rev().copied()
+                });
+                let place = places.find(has_memory).unwrap_or(NONE);
+                self.first[home.index()][highest.index()].store(place, Relaxed);
+            }
+        }
+    }
+
+    /// Sets marks and protection of all zones, and which is asked first, by what their allocators manage now. To be repeated when that has changed, or
     /// a setting.
     ///
     /// # Errors
@@ -331,6 +355,7 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
             let marks = reserves.watermarks(zone.kind, managed(zone.kind));
             zone.set(marks, reserves.protection(&self.limits, zone.kind, managed));
         }
+        self.find_first_zones();
         Ok(reserves)
     }
 
@@ -361,24 +386,5 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
             (protection + zone.high.get()).min(zone.frames.managed_frames())
         };
         self.zones.iter().map(reserved).sum()
-    }
-}
-
-/// For each node and highest kind, the place of the zone that is asked first.
-fn fill_first_zones(
-    limits: &ZoneLimits,
-    order: &NodeOrder,
-    index: &[[u8; ZoneKind::COUNT]; MAX_NODES],
-    first: &mut [[u8; ZoneKind::COUNT]; MAX_NODES],
-) {
-    for home in NodeId::all() {
-        for highest in limits.kinds() {
-            let mut places = order.of(home).iter().flat_map(|node| {
-                let up_to = &index[node.index()][..=highest.index()];
-                up_to.iter().rev().copied()
-            });
-            let place = places.find(|place| *place != NONE).unwrap_or(NONE);
-            first[home.index()][highest.index()] = place;
-        }
     }
 }
