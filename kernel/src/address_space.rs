@@ -6,7 +6,7 @@
 use core::fmt;
 
 use kspace::image::{ImageError, ImageMap};
-use kspace::verify::{Claims, FixedPage};
+use kspace::verify::{Claims, FixedPage, OnDemand};
 use kspace::{TableFrames, cpu_entry, direct_map, image};
 use kspace_frames::zone::VmemmapPlan;
 use kspace_frames::{EarlyFrames, MemoryMap};
@@ -59,8 +59,13 @@ impl Plan {
     }
 
     /// The plan as the library's verification takes it, for a kernel in which `cpus` CPUs have entry areas and this much of vmemmap is
-    /// backed.
-    pub fn claims<'a>(&'a self, cpus: u32, vmemmap: Option<VmemmapPlan<'a>>) -> Claims<'a> {
+    /// backed, and that has these areas mapped on demand.
+    pub fn claims<'a>(
+        &'a self,
+        cpus: u32,
+        vmemmap: Option<VmemmapPlan<'a>>,
+        areas: Option<&'a dyn OnDemand>,
+    ) -> Claims<'a> {
         let Self {
             layout,
             memory_map,
@@ -74,6 +79,7 @@ impl Plan {
             cpus,
             fixed: local_apic.as_slice(),
             vmemmap,
+            areas,
         }
     }
 }

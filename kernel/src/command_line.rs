@@ -63,7 +63,7 @@ pub enum Provocation {
     StackOverflow,
     /// Touch the guard page of the #DF stack.
     GuardPage,
-    /// Read the vmalloc area, which is only reserved.
+    /// Read the start of the vmalloc area, where nothing is mapped yet.
     Vmalloc,
     /// Read the direct map of a hole in physical memory.
     DirectMapHole,

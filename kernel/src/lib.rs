@@ -9,6 +9,7 @@
 //!   arch/x86_64/          descriptors, traps, CPU features, clock, console: all that is x86-64
 //!   address_space.rs      builds the layout, the tables, and checks them: no instruction of any architecture
 //!   memory/               nodes, zones, the heap
+//!   vmalloc/              areas mapped on demand
 //!   memory_report/        what the log says of them, in Linux's words
 //!   report.rs             what the boot log says
 //! ```
@@ -42,3 +43,5 @@ mod memory_report;
 mod panic;
 #[cfg(target_os = "none")]
 mod report;
+#[cfg(target_os = "none")]
+mod vmalloc;

@@ -91,6 +91,7 @@ fn build_and_verify<F: EntryFormat>(
         cpus: 0,
         fixed: &[],
         vmemmap: None,
+        areas: None,
     };
     let verified = verify(&walker, &claims)?;
     assert_eq!(verified.areas, 1);
@@ -192,6 +193,7 @@ fn lowmem_may_end_in_a_hole_between_pieces_of_ram() {
         cpus: 0,
         fixed: &[],
         vmemmap: None,
+        areas: None,
     };
     let walker = Walker::new(mode, root, &memory).with_limits(LIMITS);
     verify(&walker, &claims).unwrap_or_else(|difference| panic!("{difference}"));

@@ -259,23 +259,23 @@ fn a_user_page_in_an_area_whose_pages_nobody_foretells() {
     let mut machine = Machine::new(PagingMode::FourLevel, Limits::WIDEST);
     machine.layout = machine
         .layout
-        .with_state(AreaKind::Vmalloc, AreaState::Built);
+        .with_state(AreaKind::Modules, AreaState::Built);
     let frames = machine.frames();
     let editor = machine.editor(&frames);
     machine.build(&editor);
     let walker = machine.walker(editor.root());
-    map(&editor, page(0xffff_c900_0000_0000), Access::ReadWrite);
+    map(&editor, page(0xffff_ffff_c000_0000), Access::ReadWrite);
     verify(&walker, &machine.claims()).expect("kernel pages may be there");
     let (user, phys) = (
         Protection::user(Access::ReadOnly),
         PhysAddr::new(0x400_0000),
     );
     editor
-        .map(page(0xffff_c900_0000_2000), phys, user, PageSize::Size4K)
+        .map(page(0xffff_ffff_c000_2000), phys, user, PageSize::Size4K)
         .expect("a page");
     assert_eq!(
         verify(&walker, &machine.claims()).unwrap_err().to_string(),
-        "verify: vmalloc: expected nothing mapped, found ffffc90000002000-ffffc90000002fff -> 0000000004000000 4k r-- \
+        "verify: modules: expected nothing mapped, found ffffffffc0002000-ffffffffc0002fff -> 0000000004000000 4k r-- \
          user write-back"
     );
 }

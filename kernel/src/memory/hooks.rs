@@ -7,7 +7,7 @@ use kspace_frames::{FrameAllocator, Order};
 use kspace_layout::{FRAME_SIZE, Pfn};
 
 use super::{FrameZone, Memory};
-use crate::arch;
+use crate::{arch, vmalloc};
 
 /// The hooks of this machine's memory, for one request.
 pub(super) struct KernelHooks {
@@ -63,12 +63,13 @@ impl KernelHooks {
 }
 
 impl Hooks for KernelHooks {
-    /// All that can be had again are the frames in the CPUs' stacks. Every CPU is asked; this one gives at once, the others when they
+    /// First what freed areas still have, then the frames in the CPUs' stacks. Every CPU is asked; this one gives at once, the others when they
     /// next free, or now, when it is urgent and this one may wait for them.
     fn reclaim(&self, shortage: &Shortage) -> u64 {
+        let purged = vmalloc::reclaim(shortage);
         let before = self.kept_by_cpus();
         if before == 0 {
-            return 0;
+            return purged;
         }
         for zone in self.zones() {
             zone.frames().request_drain();
@@ -78,7 +79,7 @@ impl Hooks for KernelHooks {
         if shortage.may_wait && urgent {
             arch::drain_others();
         }
-        before.saturating_sub(self.kept_by_cpus())
+        purged + before.saturating_sub(self.kept_by_cpus())
     }
 
     /// Takes note only: [`write_zeros`](Self::write_zeros) does it when interrupts may come again.

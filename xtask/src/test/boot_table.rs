@@ -354,7 +354,7 @@ const FAULTS: &[BootCase] = &[
     fault!(
         "vmalloc",
         "provoke: reading ffa0000000000000",
-        "fault: read of ffa0000000000000: not mapped, the start of vmalloc, a reserved area in which nothing is built"
+        "fault: read of ffa0000000000000: not mapped, the start of vmalloc"
     ),
     fault!(
         "direct-map-hole",

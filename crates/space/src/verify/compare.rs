@@ -80,7 +80,7 @@ pub(super) fn rules_only<M: EntryRead + ?Sized>(
 }
 
 /// The next run, counted, once it has been checked that it is not writable and executable.
-fn next_run(
+pub(super) fn next_run(
     runs: &mut impl Iterator<Item = Result<Run, Obstacle>>,
     claims: &Claims<'_>,
     tally: &mut Tally,

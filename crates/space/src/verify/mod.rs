@@ -7,6 +7,7 @@
 //!   CPU entry area (built)       IDT and every part of each CPU, on RAM; the guards stay unmapped
 //!   fixmap (built)               the pages that the kernel says it has set
 //!   vmemmap                      with a plan exactly that: where pages are, their sizes, rights, on RAM; without one nothing
+//!   vmalloc                      with areas: every page of each, none that others may not use, nothing between them; without them nothing
 //!   another built area           no writable and executable page, no user page
 //!   anything else                nothing: user half, reserved areas, holes
 //! ```
@@ -17,6 +18,7 @@
 mod compare;
 mod difference;
 mod expect;
+mod on_demand;
 mod rows;
 
 use core::fmt;
@@ -31,6 +33,7 @@ use crate::image::ImageMap;
 
 pub use difference::{Aspect, Difference, Whereabouts};
 pub use expect::{Expected, FixedPage};
+pub use on_demand::OnDemand;
 pub use rows::verify_block;
 
 use compare::{Tally, compare};
@@ -50,13 +53,17 @@ pub struct Claims<'a> {
     pub fixed: &'a [FixedPage],
     /// What is backed of area vmemmap, once it is built.
     pub vmemmap: Option<VmemmapPlan<'a>>,
+    /// What is mapped in area vmalloc, once it is used. Nobody makes or frees areas meanwhile.
+    pub areas: Option<&'a dyn OnDemand>,
 }
 
 impl Claims<'_> {
-    /// Whether this kernel maps anything in an area: vmemmap when there is a plan for it, the others as the layout says.
+    /// Whether this kernel maps anything in an area: vmemmap when there is a plan for it, vmalloc when there are areas, the others as
+    /// the layout says.
     fn is_built(&self, area: Area) -> bool {
         match area.kind() {
             AreaKind::Vmemmap => self.vmemmap.is_some(),
+            AreaKind::Vmalloc => self.areas.is_some(),
             _ => area.state() == AreaState::Built,
         }
     }
@@ -160,6 +167,7 @@ impl<M: EntryRead + ?Sized> Check<'_, '_, M> {
             cpus,
             fixed,
             vmemmap,
+            areas,
         } = self.claims;
         let (range, image) = (area.range(), self.image);
         match area.kind() {
@@ -187,6 +195,10 @@ impl<M: EntryRead + ?Sized> Check<'_, '_, M> {
                     .flat_map(|plan| expect::vmemmap(plan, range));
                 self.exactly(range, expected)
             }
+            AreaKind::Vmalloc => match areas {
+                Some(areas) => self.on_demand(range, areas),
+                None => self.nothing(range),
+            },
             _ => self.rules_only(range),
         }
     }

@@ -116,6 +116,7 @@ impl Machine {
             cpus: 1,
             fixed: &self.fixed,
             vmemmap: None,
+            areas: None,
         }
     }
 

@@ -7,7 +7,7 @@ use spin::Once;
 use super::boot::Handoff;
 use super::traps::{REGISTER_NAMES, TrapFrame};
 use super::vector;
-use crate::info;
+use crate::{info, vmalloc};
 
 static KNOWN: Once<&'static Handoff> = Once::new();
 
@@ -58,6 +58,7 @@ fn page_fault(handoff: &Handoff, address: u64, error_code: u32) {
         .as_ref()
         .map(|memory| handoff.walker(memory).walk(address));
     let explanation = fault::explain(layout, map, page_fault, walk.as_ref());
+    let explanation = explanation.with_area(vmalloc::spot(address));
     info!("fault: {explanation}");
     if let Some(purpose) = explanation.purpose() {
         info!("  what that area is for: {purpose}");

@@ -122,7 +122,7 @@ fn messages(handoff: &Handoff, others: u64) {
 fn map_and_unmap(handoff: &Handoff, memory: &Window) -> Option<Flush<PhysAddr>> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let frames = crate::memory::get()?.tables();
-    // SAFETY: these are the kernel's live tables, and only the boot CPU edits the vmalloc area.
+    // SAFETY: these are the kernel's live tables, and only the boot CPU edits area modules.
     let editor = unsafe {
         let (mode, limits) = (handoff.plan.layout.mode(), handoff.plan.limits);
         Editor::<PageFormat, _, _>::new(mode, handoff.root, limits, memory, &frames).ok()?
@@ -140,9 +140,9 @@ fn map_and_unmap(handoff: &Handoff, memory: &Window) -> Option<Flush<PhysAddr>> 
 }
 
 fn page(handoff: &Handoff, index: u64) -> Option<VirtRange> {
-    let vmalloc = handoff.plan.layout.area(AreaKind::Vmalloc)?.range();
+    let modules = handoff.plan.layout.area(AreaKind::Modules)?.range();
     VirtRange::try_new(
-        vmalloc.start().checked_add(index * FRAME_SIZE).ok()?,
+        modules.start().checked_add(index * FRAME_SIZE).ok()?,
         FRAME_SIZE,
     )
     .ok()

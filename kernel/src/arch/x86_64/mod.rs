@@ -12,6 +12,7 @@ mod entropy;
 mod explain;
 mod fw_cfg;
 mod idt;
+mod interrupts;
 mod leave;
 mod measure;
 mod measure_frames;
@@ -41,9 +42,11 @@ pub use leave::{Outcome, leave};
 pub use memory::Window;
 pub use per_cpu::CpuData;
 pub use pinned::pinned;
+pub use shootdown::{KERNEL as KERNEL_SHOOTDOWN, Machine};
 pub use stop::{print_own_stack, report_others, stop_others};
 pub use work::on_all;
 pub use x86_64::instructions::interrupts::without_interrupts;
+pub use yield_points::YieldPoints as ShootdownProbe;
 
 /// The format of this architecture's page-table entries.
 pub type PageFormat = kspace_paging::LongMode;

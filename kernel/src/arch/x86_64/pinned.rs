@@ -30,6 +30,16 @@ const fn make() -> [PinnedCpu; MAX_CPUS] {
     unsafe { core::mem::transmute::<_, [PinnedCpu; MAX_CPUS]>(pins) }
 }
 
+/// This CPU's proof.
+///
+/// # Safety
+///
+/// Interrupts are off, and stay off as long as the reference is used.
+#[inline(always)]
+pub(super) unsafe fn own_pin() -> &'static PinnedCpu {
+    &PINS.0[per_cpu::current().index() as usize]
+}
+
 /// Runs `body` with interrupts off and the proof that it stays on this CPU. `body` must not turn them on, and must wait for another
 /// CPU only in a way that serves the other's requests meanwhile ([`drain`](super::drain)).
 #[inline]

@@ -11,18 +11,18 @@ pub const FIRST_INTERRUPT_MICROSECONDS: u64 = 100;
 /// Turns on the boot CPU's local APIC, masks the controllers that came before it, and starts the other CPUs.
 pub fn start(handoff: &'static Handoff, memory: &Window) {
     let features = &handoff.features;
-    if !features.local_apic || handoff.plan.local_apic.is_none() {
-        info!("smp: this CPU has no local APIC; only it is used");
-        per_cpu::current().set_online();
-        return;
-    }
-    mask_8259();
     shootdown::describe(
         handoff.plan.layout.mode(),
         features.global_pages,
         features.invpcid,
     );
     shootdown::KERNEL.join();
+    if !features.local_apic || handoff.plan.local_apic.is_none() {
+        info!("smp: this CPU has no local APIC; only it is used");
+        per_cpu::current().set_online();
+        return;
+    }
+    mask_8259();
     let form = apic::choose(features.x2apic);
     apic::local().enable();
     let own = per_cpu::set_current(0, apic::local().id());

@@ -1,7 +1,7 @@
 //! `stress=N`: every CPU maps, uses, unmaps and reuses, N times, while its neighbour reads what it maps.
 //!
 //! ```text
-//!   CPU c, its window W(c) in the vmalloc area            CPU c - 1, between its own rounds
+//!   CPU c, its window W(c) in area modules              CPU c - 1, between its own rounds
 //!   takes a frame, fills it with (c, round)
 //!   maps it at W(c), says so under the window's lock
 //!   reads it back through W(c)                            under the lock, if it is mapped: reads W(c),
@@ -154,7 +154,7 @@ fn check(window: VirtRange, number: u64) {
 }
 
 fn window_of(handoff: &Handoff, index: u64) -> Option<VirtRange> {
-    let vmalloc = handoff.plan.layout.area(AreaKind::Vmalloc)?.range();
-    let start: VirtAddr = vmalloc.start().checked_add(index * STRIDE).ok()?;
+    let modules = handoff.plan.layout.area(AreaKind::Modules)?.range();
+    let start: VirtAddr = modules.start().checked_add(index * STRIDE).ok()?;
     VirtRange::try_new(start, FRAME_SIZE).ok()
 }

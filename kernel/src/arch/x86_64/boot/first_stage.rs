@@ -7,8 +7,8 @@ use kspace::direct_map;
 use kspace::image::ImageMap;
 use kspace_frames::{EarlyFrames, MemoryMap, Repair};
 use kspace_layout::{
-    DEFAULT_IMAGE_START, FRAME_SIZE, Kaslr, KernelImage, Layout, PagingMode, PhysAddr, PhysRange,
-    VirtAddr, X86_64, draw_image_virt,
+    AreaKind, AreaState, DEFAULT_IMAGE_START, FRAME_SIZE, Kaslr, KernelImage, Layout, PagingMode,
+    PhysAddr, PhysRange, VirtAddr, X86_64, draw_image_virt,
 };
 use kspace_paging::{Access, Limits};
 
@@ -249,7 +249,9 @@ fn choose_layout(
     let last_ram = memory_map.ram_last();
     if command_line.nokaslr {
         info!("KASLR: off (nokaslr)");
-        return Ok(X86_64::new(mode, last_ram).image(image).build()?);
+        return Ok(with_areas(
+            X86_64::new(mode, last_ram).image(image).build()?,
+        ));
     }
     let mut entropy = Entropy::new(features, digest(memory_map));
     let regions = Kaslr::new(mode, last_ram).draw(|| entropy.draw())?;
@@ -261,10 +263,16 @@ fn choose_layout(
         moved.entropy
     );
     let image = image.moved_to(moved.start, image.phys().start())?;
-    Ok(X86_64::new(mode, last_ram)
+    let layout = X86_64::new(mode, last_ram)
         .regions(regions.regions)
         .image(image)
-        .build()?)
+        .build()?;
+    Ok(with_areas(layout))
+}
+
+/// The layout with what this kernel has beside the areas that every kernel on it has.
+fn with_areas(layout: Layout) -> Layout {
+    layout.with_state(AreaKind::Vmalloc, AreaState::Built)
 }
 
 /// A number that differs between machines: all entries of the memory map, stirred (FNV-1a).

@@ -10,7 +10,8 @@ use crate::arch::x86_64::{
 };
 use crate::memory::{self, Site};
 use crate::memory_report::{self, Sight};
-use crate::{info, log, report};
+use crate::{info, log, report, vmalloc};
+use kspace::verify::OnDemand;
 
 /// Called once by [`switch`](super::switch), never to return.
 pub extern "C" fn second_stage() -> ! {
@@ -53,6 +54,7 @@ pub extern "C" fn second_stage() -> ! {
     } = &handoff.plan;
     let ram = bring_up_memory(handoff, memory);
     memory_report::order(ram.zones(), &handoff.topology);
+    bring_up_areas(handoff, ram);
     check_live_tables(handoff, &memory);
     memory::available(ram, memory_map, layout);
     report::layout(layout);
@@ -93,11 +95,24 @@ fn bring_up_memory(handoff: &'static Handoff, window: Window) -> &'static memory
     }
 }
 
+/// Has areas mapped on demand from here on, or ends the boot.
+#[inline(never)]
+fn bring_up_areas(handoff: &'static Handoff, ram: &'static memory::Memory) {
+    let cpus = handoff.processors.apic_ids().len().max(1);
+    let (plan, nodes) = (&handoff.plan, &handoff.ground.nodes);
+    // SAFETY: the other CPUs have not been started, and nothing was mapped in the area: the check of the tables has just said so.
+    if let Err(error) = unsafe { vmalloc::bring_up(plan, handoff.root, ram, nodes, cpus) } {
+        info!("kspace: cannot boot: {error}");
+        leave::leave(Outcome::Failure)
+    }
+}
+
 /// What is printed is what is mapped, or the boot ends here.
 fn check_live_tables(handoff: &Handoff, memory: &Window) {
     let vmemmap = memory::get().map(|_| handoff.ground.vmemmap_plan());
     let plan = &handoff.plan;
-    let claims = plan.claims(startup::cpus_with_entry_area(), vmemmap);
+    let areas = vmalloc::get().map(|areas| areas as &dyn OnDemand);
+    let claims = plan.claims(startup::cpus_with_entry_area(), vmemmap, areas);
     match kspace::verify::verify(&handoff.walker(memory), &claims) {
         Ok(verified) => info!("{verified}"),
         Err(difference) => {
