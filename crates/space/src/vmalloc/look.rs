@@ -59,6 +59,8 @@ pub struct Totals {
     pub empty_chunks: u64,
     /// Blocks that could not be given back, because the books on frames said otherwise: lost until reboot.
     pub lost_blocks: u64,
+    /// Purges that had something to flush, since the beginning.
+    pub purges: u64,
 }
 
 impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
@@ -128,6 +130,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             chunks,
             empty_chunks,
             lost_blocks: self.lost.load(Ordering::Relaxed),
+            purges: self.purges.load(Ordering::Relaxed),
         };
         self.add_large(small)
     }

@@ -105,6 +105,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             let small = (batch.first != 0).then(|| self.stale(&batch));
             self.shootdown()
                 .invalidate_all(small.into_iter().chain(large));
+            self.purges.fetch_add(1, Ordering::Relaxed);
             self.release(&batch, &mut purged);
             self.release_large(&mut purged);
             self.lazy.fetch_sub(purged.pages, Ordering::Relaxed);

@@ -57,6 +57,8 @@ pub struct Vmalloc<'a, K: Kernel, const CPUS: usize> {
     pub(super) lazy: AtomicU64,
     /// Blocks that could not be given back, because the books on frames said otherwise.
     pub(super) lost: AtomicU64,
+    /// Purges that had something to flush.
+    pub(super) purges: AtomicU64,
     /// What entries of ordinary data say: most areas' do.
     data: LeafBits<K::Format>,
     pub(super) bound: u64,
@@ -104,6 +106,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             purging: AtomicBool::new(false),
             lazy: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            purges: AtomicU64::new(0),
             data: LeafBits::new(DATA, tables.limits()),
             bound,
             batch: (bound / (4 * CPUS as u64)).min(BATCH),
