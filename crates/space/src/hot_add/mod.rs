@@ -138,9 +138,11 @@ fn give(arranged: &Arranged<'_, '_>, nodes: &Nodes, range: PhysRange, books: u64
             unreachable!("node {node} zone {kind} was there a moment ago")
         };
         let first = part.start().pfn();
-        let frames = end.min(part.last().pfn().as_u64() + 1) - first.as_u64();
         zone.extend(nodes.zone(arranged.limits, node, kind));
-        loop {
+        let part_end = part.last().pfn().as_u64() + 1;
+        // The range's last zone may have less of it than the books take.
+        let frames = end.min(part_end).saturating_sub(first.as_u64());
+        while frames > 0 {
             match zone.frames().add(first, frames as usize) {
                 Ok(()) => break,
                 // Another CPU adds other memory to the same zone.
