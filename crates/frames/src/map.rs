@@ -108,15 +108,6 @@ impl MemoryMap {
         self.ram_last().as_u64() + 1
     }
 
-    /// The last byte of RAM below `limit`; `None` when there is none.
-    #[must_use]
-    pub fn ram_last_below(&self, limit: PhysAddr) -> Option<PhysAddr> {
-        self.ram()
-            .rev()
-            .find_map(|ram| below(ram, limit))
-            .map(PhysRange::last)
-    }
-
     /// Linux's `max_pfn`: the number of the frame after the last one of RAM.
     #[must_use]
     pub fn max_pfn(&self) -> u64 {

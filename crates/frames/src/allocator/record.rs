@@ -96,10 +96,6 @@ impl Flags {
     pub const NONE: Self = Self(0);
     /// Page tables point to it: it cannot be freed.
     pub const MAPPED: Self = Self(1);
-    /// Left to the kernel.
-    pub const USER_1: Self = Self(2);
-    /// Left to the kernel.
-    pub const USER_2: Self = Self(4);
 
     /// Whether all flags of `other` are set.
     #[must_use]

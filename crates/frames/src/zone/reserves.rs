@@ -73,13 +73,6 @@ impl Tuning {
         Ok(Self { scale, ..self })
     }
 
-    /// The same with another `lowmem_reserve_ratio` of one kind of zone; 0 protects it from nobody.
-    #[must_use]
-    pub const fn with_ratio(mut self, kind: ZoneKind, ratio: u64) -> Self {
-        self.ratios[kind.index()] = ratio;
-        self
-    }
-
     /// The same with a reserve large enough to keep huge pages possible, blocks of `pageblock` frames (512): what Linux's
     /// khugepaged asks for when it starts. It only raises what the kernel chose itself.
     #[must_use]
