@@ -6,7 +6,9 @@ mod reserved_area;
 
 use std::collections::BTreeSet;
 
-use kspace_frames::zone::{Affinity, NodeId, Nodes, Vmemmap, VmemmapPlan, ZoneKind, ZoneLimits};
+use kspace_frames::zone::{
+    Affinity, NodeId, Nodes, Vmemmap, VmemmapPlan, VmemmapRun, ZoneKind, ZoneLimits,
+};
 use kspace_layout::{PageSize, Pfn, PhysAddr, PhysRange};
 use proptest::prelude::*;
 use reserved_area::{GIB, MIB, ReservedArea, map_of};
@@ -95,6 +97,24 @@ fn a_page_of_records_is_taken_once() {
     let plan = VmemmapPlan::new(&vmemmap, &nodes, LARGE);
     let first = plan.runs().next().expect("records");
     assert_eq!(first.to_string(), "4000-5fff, 8 KiB, page 4k");
+}
+
+/// Such memory is refused where it is plugged in; a plan for it has just no pages.
+#[test]
+fn what_lies_beyond_the_reach_has_no_books() {
+    let nodes = nodes_of(&[(0, GIB)], &[]);
+    let vmemmap = arranged(&nodes, &[], 1, 64 * GIB);
+    let plan = VmemmapPlan::new(&vmemmap, &nodes, LARGE);
+    let mut now = nodes;
+    now.add(NodeId::ZERO, near(0, 63 * GIB, 65 * GIB).range)
+        .expect("room");
+    now.add(NodeId::ZERO, near(0, 128 * GIB, 129 * GIB).range)
+        .expect("room");
+    let later = plan.with_plugged(&now);
+    let new: u64 = later.runs_since(&plan).map(VmemmapRun::size).sum();
+    // A record of 4 bytes for each frame of one gibibyte.
+    assert_eq!(new, GIB / 4096 * 4);
+    assert_eq!(later.bytes(), plan.bytes() + new);
 }
 
 #[test]

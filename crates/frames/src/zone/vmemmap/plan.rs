@@ -79,9 +79,11 @@ impl<'a> VmemmapPlan<'a> {
 
 /// The bytes of the area that are needed, in ascending order.
 fn needed<'a>(vmemmap: &'a Vmemmap, nodes: &'a Nodes) -> impl Iterator<Item = Bytes> + 'a {
-    let records = nodes.blocks().map(|block| {
+    // What lies beyond the reach has no place for a record.
+    let record = |frame: u64| frame.min(vmemmap.reach) * RECORD_BYTES;
+    let records = nodes.blocks().map(move |block| {
         let (first, end) = block.frames();
-        (first.as_u64() * RECORD_BYTES, end * RECORD_BYTES)
+        (record(first.as_u64()), record(end))
     });
     let first = vmemmap.books().next().map(|books| books.cpus);
     let last = vmemmap.books().last();
