@@ -1,9 +1,10 @@
 //! Mapping devices: what is refused, and with which words; offsets, cache types, large pages.
 
-use kspace::areas::{DeviceCache, IoError, IoMemory};
+use kspace::areas::{DeviceCache, IoError, IoMemory, device_pages};
 use kspace_frames::{FirmwareEntry, MemoryMap};
 use kspace_layout::{PageSize, PhysAddr, PhysRange};
 use kspace_paging::{CacheType, Limits, Pat};
+use proptest::prelude::*;
 
 use crate::rig::{K4, M2, Rig, Setup, guard, with_rig};
 
@@ -159,4 +160,32 @@ fn large_devices_have_large_pages() {
         // Wherever it is put, its large pages would be cut.
         assert_eq!(pages_of(0xe000_1000, 4 << 20), (0, 0, 1024));
     });
+}
+
+proptest! {
+    /// Whatever is asked for gets an answer, and what is allowed is what was asked for, and no RAM.
+    #[test]
+    fn any_range_is_mapped_whole_or_refused(
+        start in prop_oneof![0..1_u64 << 52, 0..6_u64 << 30],
+        bytes in prop_oneof![any::<u64>(), 0..1_u64 << 33, 0..2 * K4],
+        bits in 32..53_u32,
+    ) {
+        let (map, limits) = (map(), Limits::WIDEST.with_phys_bits(bits));
+        let end = u128::from(start) + u128::from(bytes);
+        let ram = [(0, 1 << 30), (4 << 30, 5 << 30)];
+        let first = u128::from(start / K4 * K4);
+        let overlaps = |&(from, to): &(u128, u128)| first < to && from < end.next_multiple_of(4096);
+        match device_pages(&map, limits, PhysAddr::new(start), bytes) {
+            Ok(pages) => {
+                prop_assert!(bytes > 0 && end <= 1 << bits && !ram.iter().any(overlaps));
+                prop_assert_eq!(u128::from(pages.start().as_u64()), first);
+                prop_assert_eq!(u128::from(pages.end_u64()), end.next_multiple_of(4096));
+            }
+            Err(IoError::Empty(_)) => prop_assert_eq!(bytes, 0),
+            Err(IoError::Wraps { .. }) => prop_assert!(end > 1 << 52),
+            Err(IoError::TooWide { .. }) => prop_assert!(end > 1 << bits),
+            Err(IoError::Ram { .. }) => prop_assert!(ram.iter().any(overlaps)),
+            Err(error) => return Err(TestCaseError::fail(error.to_string())),
+        }
+    }
 }

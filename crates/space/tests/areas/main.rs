@@ -2,6 +2,7 @@
 
 mod devices;
 mod executable;
+mod failures;
 mod fault_texts;
 mod handles;
 #[path = "../large/rig.rs"]
