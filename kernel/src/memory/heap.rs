@@ -55,21 +55,35 @@ impl Heap {
     }
 
     fn allocate_small(&self, layout: Layout) -> *mut u8 {
-        loop {
+        // SAFETY: `GlobalAlloc` is never asked for no bytes.
+        let found = self.with(|talc| unsafe { talc.try_allocate(layout) });
+        let found = found.or_else(|| self.allocate_with(take(BLOCK, layout)?, layout));
+        found.map_or(null_mut(), NonNull::as_ptr)
+    }
+
+    /// A small piece, cut from a new block if it is still needed.
+    fn allocate_with(&self, block: NonNull<u8>, layout: Layout) -> Option<NonNull<u8>> {
+        let mut is_needed = false;
+        let found = self.with(|talc| {
+            // Another CPU may have brought a block meanwhile, and an unused one would never become empty again.
             // SAFETY: `GlobalAlloc` is never asked for no bytes.
-            if let Some(found) = self.with(|talc| unsafe { talc.try_allocate(layout) }) {
-                return found.as_ptr();
-            }
-            let Some(block) = take(BLOCK, layout) else {
-                return null_mut();
-            };
-            // Another CPU may have brought one meanwhile, too; then both stay until they are empty.
-            self.with(|talc| {
+            unsafe { talc.try_allocate(layout) }.or_else(|| {
+                is_needed = true;
                 talc.source.count();
-                // SAFETY: the block is RAM in the direct map, this heap's until it is given back.
-                unsafe { talc.claim(block.as_ptr(), BLOCK_BYTES) }
+                // SAFETY: the block is RAM in the direct map, this heap's until it is given back; and as above.
+                unsafe {
+                    talc.claim(block.as_ptr(), BLOCK_BYTES);
+                    talc.try_allocate(layout)
+                }
+            })
+        });
+        if !is_needed {
+            give_back(Empty {
+                start: block,
+                order: BLOCK,
             });
         }
+        found
     }
 }
 

@@ -83,7 +83,7 @@ pub(super) const MANY_CPUS: &[BootCase] = &[
             " interrupts allocated",
             "stress-frames: CPUs kept ",
             " interrupts, and 0 are kept still",
-            "stress-frames: all CPUs took ",
+            "stress-frames: all CPUs together held ",
             "; 0 unexpected errors",
             ": 0 lost; ",
         ],

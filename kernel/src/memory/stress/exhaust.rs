@@ -1,7 +1,8 @@
 //! Until nothing is left: what CPUs keep for themselves must be had, and the reserves must hold.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicU64};
 
 use kspace_frames::zone::{Request, Urgency, ZoneError, ZoneKind, ZoneProblem};
 use kspace_frames::{Order, Owner};
@@ -13,8 +14,12 @@ use crate::memory::{self, FrameZone, Memory};
 
 const HOARD: Owner = Owner::new(9);
 
-/// Frames that a CPU frees to have them in its stack.
-const KEPT: usize = 100;
+/// Frames that a CPU frees to have them in its stack: no more than half of the smallest stack, so that none goes further.
+fn kept_by_each(memory: &Memory) -> usize {
+    let zones = memory.zones().as_slice().iter();
+    let batches = zones.map(|zone| zone.frames().cache_batch());
+    batches.min().unwrap_or(1).min(100)
+}
 
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 static UNEXPECTED: AtomicU64 = AtomicU64::new(0);
@@ -38,26 +43,31 @@ fn one_takes_all(memory: &'static Memory) -> bool {
     );
     hoard.give_back(memory);
     let others = arch::cpus_online() - 1;
-    left == 0 && kept >= others * KEPT as u64 && interrupts >= others
+    left == 0 && kept >= others * kept_by_each(memory) as u64 && interrupts >= others
 }
 
-/// All CPUs take all there is, with different urgency.
+/// All CPUs take all there is, with different urgency, and hold it until none gets more: then each frame is held once, or left.
 fn all_take_all(memory: &'static Memory) -> bool {
-    TAKEN.store(0, Relaxed);
-    arch::on_all(take_and_give_back);
-    let (taken, lowest) = (TAKEN.load(Relaxed), LOWEST.load(Relaxed));
-    let free = memory.free_frames();
+    let all = memory.free_frames();
+    arch::on_all(take_and_hold);
+    let (taken, left) = (TAKEN.load(Relaxed), LEFT.load(Relaxed));
     info!(
-        "stress-frames: all CPUs took {taken} frames at once, of {free}; {lowest} were left; {} unexpected errors",
+        "stress-frames: all CPUs together held {taken} of {all} frames, and {left} were left; {} unexpected errors",
         UNEXPECTED.load(Relaxed)
     );
-    taken > free / 2
+    taken + left == all
 }
 
-/// The fewest free frames that a refused CPU has seen.
-static LOWEST: AtomicU64 = AtomicU64::new(u64::MAX);
+/// CPUs that have taken all they can get.
+static HOLDING: AtomicU64 = AtomicU64::new(0);
 
-fn take_and_give_back(cpu: &'static CpuData) {
+/// Frames that were left when all of them had.
+static LEFT: AtomicU64 = AtomicU64::new(0);
+
+/// The boot CPU has counted what is left.
+static COUNTED: AtomicBool = AtomicBool::new(false);
+
+fn take_and_hold(cpu: &'static CpuData) {
     let Some(memory) = memory::get() else { return };
     let urgency = match cpu.index() % 3 {
         0 => Urgency::Usual,
@@ -65,9 +75,22 @@ fn take_and_give_back(cpu: &'static CpuData) {
         _ => Urgency::Atomic,
     };
     let hoard = Hoard::take(memory, urgency);
-    LOWEST.fetch_min(memory.free_frames(), Relaxed);
     TAKEN.fetch_add(hoard.frames, Relaxed);
+    HOLDING.fetch_add(1, Release);
+    if cpu.index() == 0 {
+        wait_until(|| HOLDING.load(Acquire) == arch::cpus_online());
+        LEFT.store(memory.free_frames(), Relaxed);
+        COUNTED.store(true, Release);
+    }
+    wait_until(|| COUNTED.load(Acquire));
     hoard.give_back(memory);
+}
+
+/// Waits with interrupts on, so that who still takes is given what this CPU keeps.
+fn wait_until(is_done: impl Fn() -> bool) {
+    while !is_done() {
+        core::hint::spin_loop();
+    }
 }
 
 fn kept_by_cpus(memory: &Memory) -> u64 {
@@ -89,7 +112,7 @@ fn interrupts_taken() -> u64 {
 fn keep_some(_: &'static CpuData) {
     let Some(memory) = memory::get() else { return };
     let request = Request::order(0).owner(HOARD);
-    let some: Vec<_> = (0..KEPT)
+    let some: Vec<_> = (0..kept_by_each(memory))
         .filter_map(|_| memory.allocate(&request).ok())
         .collect();
     some.into_iter().for_each(|block| memory.free(block));

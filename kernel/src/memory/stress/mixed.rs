@@ -46,12 +46,17 @@ impl Dice {
     }
 }
 
+/// Gives this CPU a mailbox, which stays: so it is made before anything is counted.
+pub(super) fn make_mailbox(cpu: &'static CpuData) {
+    let room = Vec::with_capacity(MAILBOX);
+    *MAILBOXES[cpu.index() as usize].lock() = room;
+}
+
 /// One CPU's rounds.
 pub(super) fn rounds_on(cpu: &'static CpuData) {
     let Some(memory) = memory::get() else { return };
     let mut dice = Dice::of(cpu);
     let mut held = Vec::with_capacity(2 * HOLDS);
-    MAILBOXES[cpu.index() as usize].lock().reserve(MAILBOX);
     for _ in 0..TALLY.rounds() {
         match dice.below(16) {
             0..=8 => one_block(memory, &mut dice, &mut held),

@@ -42,6 +42,7 @@ pub fn run(rounds: u64, seed: u64) -> bool {
     };
     tally::begin(rounds, seed);
     heap::first_block();
+    arch::on_all(mixed::make_mailbox);
     let before = count(memory);
     handler::turn_on();
     arch::on_all(mixed::rounds_on);
