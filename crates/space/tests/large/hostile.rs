@@ -7,7 +7,7 @@ use kspace_paging::{Intent, LongMode, Operation};
 use kspace_sim::explore::{Decide, Random, random};
 use kspace_sim::{Outcome, Program};
 
-use crate::simulated::{K4, Rig, Setup, pages, with_rig};
+use crate::simulated::{AREA, K4, Rig, Setup, pages, with_rig};
 
 const CPUS: usize = 3;
 
@@ -76,41 +76,73 @@ impl Decide for InTurn {
     }
 }
 
-fn run(omitted: Option<Rule>, mut numbers: Random, decide: &mut dyn Decide) -> Outcome {
+/// Runs these programs on a machine whose CPUs have all joined.
+fn run_programs(
+    setup: Setup,
+    decide: &mut dyn Decide,
+    programs: impl for<'p> FnOnce(&'p Rig<'_, '_, LongMode>) -> Vec<Program<'p>>,
+) -> Outcome {
     let mut outcome = Outcome::Done;
+    with_rig::<LongMode>(setup, |rig| {
+        let root = rig.areas.tables().root();
+        for cpu in 1..setup.cpus {
+            rig.machine.load_root(cpu, root, 0, false);
+        }
+        let joins = |_| -> Program<'_> { Box::new(|| rig.areas.shootdown().join()) };
+        let joins = (0..setup.cpus).map(joins).collect();
+        let joined = rig.schedule.run(joins, &|| {}, &mut InTurn, &|| 0);
+        assert_eq!(joined, Outcome::Done);
+        let serve = || rig.areas.shootdown().serve();
+        outcome = rig.schedule.run(programs(rig), &serve, decide, &|| 0);
+    });
+    outcome
+}
+
+fn run(omitted: Option<Rule>, mut numbers: Random, decide: &mut dyn Decide) -> Outcome {
     let setup = Setup {
         cpus: CPUS,
         bound: 600,
         omitted,
         ..Setup::new()
     };
-    with_rig::<LongMode>(setup, |rig| {
-        let root = rig.areas.tables().root();
-        for cpu in 1..CPUS {
-            rig.machine.load_root(cpu, root, 0, false);
-        }
-        let joins = |_| -> Program<'_> { Box::new(|| rig.areas.shootdown().join()) };
-        let joined = rig
-            .schedule
-            .run((0..CPUS).map(joins).collect(), &|| {}, &mut InTurn, &|| 0);
-        assert_eq!(joined, Outcome::Done);
-        let rounds: Vec<Vec<u64>> = (0..CPUS)
-            .map(|_| (0..4).map(|_| numbers.next()).collect())
-            .collect();
-        let programs = rounds
-            .iter()
-            .map(|rounds| -> Program<'_> {
-                Box::new(move || {
-                    for &number in rounds {
-                        one_round(rig, number);
-                    }
-                })
-            })
-            .collect();
-        let serve = || rig.areas.shootdown().serve();
-        outcome = rig.schedule.run(programs, &serve, decide, &|| 0);
-    });
-    outcome
+    run_programs(setup, decide, |rig| {
+        let program = |_| -> Program<'_> {
+            let rounds: Vec<u64> = (0..4).map(|_| numbers.next()).collect();
+            Box::new(move || rounds.into_iter().for_each(|number| one_round(rig, number)))
+        };
+        (0..CPUS).map(program).collect()
+    })
+}
+
+/// One CPU runs out of frames again and again, while another takes in whatever is mapped at that moment.
+fn run_out(mut numbers: Random, decide: &mut dyn Decide) -> Outcome {
+    let setup = Setup {
+        cpus: 2,
+        pauses: true,
+        ..Setup::new()
+    };
+    run_programs(setup, decide, |rig| {
+        let budgets: Vec<usize> = (0..3).map(|_| 100 + numbers.below(180)).collect();
+        let fails: Program<'_> = Box::new(move || {
+            for budget in budgets {
+                rig.frames.frames.set_budget(Some(budget));
+                let made = rig.areas.allocate(&AreaRequest::new(300 * K4));
+                rig.frames.frames.set_budget(None);
+                assert!(made.is_err(), "300 pages of {budget} frames");
+                check(rig);
+            }
+        });
+        let looks: Program<'_> = Box::new(|| {
+            for _ in 0..20 {
+                for page in (0..300).step_by(37) {
+                    let page = AREA.start().checked_add(page * K4).expect("inside");
+                    rig.machine.speculate_at(page);
+                }
+                rig.schedule.pause();
+            }
+        });
+        vec![fails, looks]
+    })
 }
 
 #[test]
@@ -127,4 +159,10 @@ fn a_flush_left_out_is_found() {
         let failure = explored.expect_err("a flush is missing");
         assert!(failure.message.contains("frame"), "{rule:?}: {failure}");
     }
+}
+
+#[test]
+fn what_was_mapped_of_a_failure_is_flushed_before_it_is_reused() {
+    let explored = random(0..40, |numbers, decide| run_out(numbers, decide));
+    assert_eq!(explored.expect("all is flushed").runs, 40);
 }
