@@ -35,11 +35,16 @@ fn check(rig: &Rig<'_, '_, LongMode>) {
 /// Makes an area, lets it grow, uses it from all CPUs, frees it and perhaps purges.
 fn one_round(rig: &Rig<'_, '_, LongMode>, number: u64) {
     let request = |pages| AreaRequest::new(pages * K4);
-    let range = rig.areas.allocate(&request(260 + number % 300));
+    // Few pages are flushed one by one, many all together.
+    let range = rig.areas.allocate(&if number % 8 < 5 {
+        request(1 + number % 5).aligned(4 << 20)
+    } else {
+        request(260 + number % 300)
+    });
     let mut range = range.expect("there is room");
     everybody_looks(rig, range);
     if number.is_multiple_of(3) {
-        let more = request(range.size() / K4 + 40);
+        let more = request(range.size() / K4 + 5);
         // SAFETY: the area is this program's.
         let resized = unsafe { rig.areas.resize(range.start(), &more) };
         if let Ok(Resized::InPlace(larger)) = resized {
