@@ -5,7 +5,7 @@ use core::fmt;
 
 use kspace_frames::MappedBlock;
 use kspace_layout::{FRAME_SIZE, Pfn, VirtRange};
-use kspace_paging::{Access, Protection};
+use kspace_paging::{Access, CacheType, Protection};
 
 use super::OwnedArea;
 use crate::vmalloc::{AreaError, AreaRequest, Kernel, Kind, Vmalloc};
@@ -28,6 +28,8 @@ pub enum MapError {
     Executable,
     /// The kernel's addresses are not for user mode.
     User,
+    /// RAM is cached as memory everywhere: two types for one frame are a machine check on some CPUs (Intel SDM vol. 3, section 13.12.4).
+    Cache(CacheType),
     /// There is no such area.
     Area(AreaError),
 }
@@ -39,6 +41,10 @@ impl fmt::Display for MapError {
                 "vmap: executable is refused, the frames are writable elsewhere; ask for executable memory, and seal it",
             ),
             Self::User => f.write_str("vmap: user mode has no right here; map them in a user space"),
+            Self::Cache(cache) => write!(
+                f,
+                "vmap: {cache} is refused, the frames are write-back in the direct map; ask for write-back"
+            ),
             Self::Area(error) => error.fmt(f),
         }
     }
@@ -93,7 +99,11 @@ impl<'v, 'a, 'b, K: Kernel, const CPUS: usize> Mapping<'v, 'a, 'b, K, CPUS> {
                 ..
             } => return Err(MapError::Executable),
             Protection { user: true, .. } => return Err(MapError::User),
-            _ => {}
+            Protection {
+                cache: CacheType::WriteBack,
+                ..
+            } => {}
+            Protection { cache, .. } => return Err(MapError::Cache(cache)),
         }
         let pages: u64 = blocks.iter().map(frames_of).sum();
         let request = AreaRequest::new(pages * FRAME_SIZE)

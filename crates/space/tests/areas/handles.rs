@@ -9,7 +9,7 @@ use kspace_frames::{
     Block, FrameAllocator, MappedBlock, Metadata, MetadataSize, Order, Owner, PinnedCpu,
 };
 use kspace_layout::{Pfn, VirtAddr};
-use kspace_paging::{Access, Protection};
+use kspace_paging::{Access, CacheType, Protection};
 
 use crate::rig::{K4, M2, Setup, guard, pages, with_rig};
 
@@ -179,6 +179,13 @@ fn mappings_that_must_not_be_are_refused() {
         assert_eq!(refused(Protection::KERNEL_TEXT), Err(MapError::Executable));
         let user = Protection::user(Access::ReadWrite);
         assert_eq!(refused(user), Err(MapError::User));
+        let cache = CacheType::Uncached;
+        let uncached = Protection::KERNEL_DATA.with_cache(cache);
+        assert_eq!(refused(uncached), Err(MapError::Cache(cache)));
+        assert_eq!(
+            MapError::Cache(cache).to_string(),
+            "vmap: uncached is refused, the frames are write-back in the direct map; ask for write-back"
+        );
         let none = Mapping::short_lived(rig.areas, &[]).map(drop);
         assert_eq!(none, Err(MapError::Area(AreaError::Empty)));
     });
