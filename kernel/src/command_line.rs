@@ -7,8 +7,10 @@ use core::fmt;
 
 use kspace_frames::parse_size;
 
+pub use area_tests::{AreaTest, AreaTests, BadAreaTests};
 pub use shown::{Shown, Text};
 
+mod area_tests;
 mod shown;
 
 /// What the words ask for.
@@ -38,6 +40,14 @@ pub struct CommandLine {
     pub stress: Option<u64>,
     /// `stress-frames=N`: let every CPU allocate, fill, check and free memory in so many rounds, then use it up.
     pub stress_frames: Option<u64>,
+    /// `test-vmalloc=NAME,NAME:LOOPS`: do these workloads on areas, and print what they cost.
+    pub test_vmalloc: Option<AreaTests>,
+    /// `soak-vmalloc=N`: let all CPUs make, fill, check and free areas, so many operations together.
+    pub soak_vmalloc: Option<u64>,
+    /// `fragment-vmalloc`: break memory up, and ask for 256 MiB as an area and for 64 KiB in a row.
+    pub fragment_vmalloc: bool,
+    /// `vmalloc-quarantine=N`: purge freed areas when N pages wait, and not at what suits the machine; 0 means at once.
+    pub vmalloc_quarantine: Option<u64>,
     /// `seed=N`: what the stress delays at random follows from this; 0 means no delays. Without it each boot draws one.
     pub seed: Option<u64>,
     /// `provoke=NAME`: provoke a fault once booted, to see it explained.
@@ -65,6 +75,10 @@ pub enum Provocation {
     GuardPage,
     /// Read the start of the vmalloc area, where nothing is mapped yet.
     Vmalloc,
+    /// Read an area that was freed.
+    FreedArea,
+    /// Read behind the end of an area.
+    AreaGuard,
     /// Read the direct map of a hole in physical memory.
     DirectMapHole,
     /// Read a hole between two areas.
@@ -85,7 +99,7 @@ pub enum Provocation {
 
 impl Provocation {
     /// Every provocation with the word that asks for it.
-    pub const ALL: [(&'static str, Self); 17] = [
+    pub const ALL: [(&'static str, Self); 19] = [
         ("write-text", Self::WriteText),
         ("write-rodata", Self::WriteRodata),
         ("write-text-alias", Self::WriteTextAlias),
@@ -95,6 +109,8 @@ impl Provocation {
         ("stack-overflow", Self::StackOverflow),
         ("guard-page", Self::GuardPage),
         ("vmalloc", Self::Vmalloc),
+        ("freed-area", Self::FreedArea),
+        ("area-guard", Self::AreaGuard),
         ("direct-map-hole", Self::DirectMapHole),
         ("hole", Self::Hole),
         ("user-access", Self::UserAccess),
@@ -126,6 +142,13 @@ pub enum Rejected<'a> {
         /// The name in it.
         name: &'a str,
     },
+    /// The value after `test-vmalloc=` names no workloads.
+    BadAreaTests {
+        /// The word.
+        word: &'a str,
+        /// What is wrong with it.
+        problem: BadAreaTests<'a>,
+    },
     /// A word whose bytes are not UTF-8, at this offset.
     NotText(usize),
 }
@@ -136,7 +159,7 @@ impl fmt::Display for Rejected<'_> {
             Self::Unknown(word) => write!(
                 f,
                 "command line: \"{word}\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
-                 show= dmesg halt measure stress= stress-frames= seed= provoke="
+                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= fragment-vmalloc vmalloc-quarantine= seed= provoke="
             ),
             Self::BadSize(word, error) => {
                 write!(f, "command line: \"{word}\" was not used: {error}")
@@ -162,6 +185,9 @@ impl fmt::Display for Rejected<'_> {
                     "command line: \"{word}\" was not used: \"{name}\" is no text; show= knows"
                 )?;
                 Text::ALL.iter().try_for_each(|text| write!(f, " {text}"))
+            }
+            Self::BadAreaTests { word, problem } => {
+                write!(f, "command line: \"{word}\" was not used: {problem}")
             }
             Self::NotText(offset) => {
                 write!(
@@ -204,6 +230,7 @@ impl CommandLine {
             "dmesg" => self.dmesg = true,
             "measure" => self.measure = true,
             "halt" => self.halt = true,
+            "fragment-vmalloc" => self.fragment_vmalloc = true,
             _ => {
                 if let Some(value) = word.strip_prefix("mem=") {
                     let size = parse_size(value.as_bytes())
@@ -223,6 +250,15 @@ impl CommandLine {
                     self.stress_frames = Some(number(word, value)?);
                 } else if let Some(value) = word.strip_prefix("stress=") {
                     self.stress = Some(number(word, value)?);
+                } else if let Some(value) = word.strip_prefix("test-vmalloc=") {
+                    let tests = AreaTests::parse(value);
+                    let tests =
+                        tests.map_err(|problem| Rejected::BadAreaTests { word, problem })?;
+                    self.test_vmalloc = Some(tests);
+                } else if let Some(value) = word.strip_prefix("soak-vmalloc=") {
+                    self.soak_vmalloc = Some(number(word, value)?);
+                } else if let Some(value) = word.strip_prefix("vmalloc-quarantine=") {
+                    self.vmalloc_quarantine = Some(number(word, value)?);
                 } else if let Some(value) = word.strip_prefix("seed=") {
                     self.seed = Some(number(word, value)?);
                 } else if let Some(value) = word.strip_prefix("provoke=") {
@@ -244,6 +280,7 @@ fn number<'a>(word: &'a str, value: &str) -> Result<u64, Rejected<'a>> {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::ToOwned;
     use std::string::{String, ToString};
     use std::vec::Vec;
 
@@ -259,7 +296,7 @@ mod tests {
     fn known_words_are_taken_and_spaces_ignored() {
         let (parsed, messages) = check(
             b"  nokaslr no5lvl\tnogbpages  mem=64M numa=off min_free_kbytes=4096 show=iomem,zoneinfo dmesg halt measure stress=5 stress-frames=6 seed=7 \
-              provoke=null ",
+              test-vmalloc=vm_map_ram_test,fix_size_alloc_test:8 soak-vmalloc=9 fragment-vmalloc vmalloc-quarantine=10 provoke=null ",
         );
         assert_eq!(messages, Vec::<String>::new());
         let expected = CommandLine {
@@ -275,6 +312,10 @@ mod tests {
             measure: true,
             stress: Some(5),
             stress_frames: Some(6),
+            test_vmalloc: AreaTests::parse("fix_size_alloc_test,vm_map_ram_test:8").ok(),
+            soak_vmalloc: Some(9),
+            fragment_vmalloc: true,
+            vmalloc_quarantine: Some(10),
             seed: Some(7),
             provoke: Some(Provocation::Null),
         };
@@ -289,12 +330,12 @@ mod tests {
             messages,
             [
                 "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
-                 show= dmesg halt measure stress= stress-frames= seed= provoke=",
+                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= fragment-vmalloc vmalloc-quarantine= seed= provoke=",
                 "command line: the word at byte 8 is not UTF-8 and was not used",
                 "command line: \"provoke=fire\" was not used; provoke= knows write-text write-rodata write-text-alias \
-                 execute-data null non-canonical stack-overflow guard-page vmalloc direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere heap-exhausted",
+                 execute-data null non-canonical stack-overflow guard-page vmalloc freed-area area-guard direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere heap-exhausted",
                 "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
-                 show= dmesg halt measure stress= stress-frames= seed= provoke=",
+                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= fragment-vmalloc vmalloc-quarantine= seed= provoke=",
                 "command line: \"stress=-1\" was not used: its value is no decimal number",
             ]
         );
@@ -328,6 +369,35 @@ mod tests {
         assert_eq!(
             parsed.show.texts().collect::<Vec<_>>(),
             [Text::Zoneinfo, Text::Meminfo]
+        );
+    }
+
+    #[test]
+    fn workloads_come_in_one_order_and_are_checked() {
+        let (parsed, messages) = check(b"test-vmalloc=vm_map_ram_test,fix_size_alloc_test");
+        assert_eq!(messages, Vec::<String>::new());
+        let tests = parsed.test_vmalloc.unwrap();
+        assert_eq!(
+            tests.tests().collect::<Vec<_>>(),
+            [AreaTest::FixSize, AreaTest::VmMapRam]
+        );
+        assert_eq!(tests.loops(), 5000);
+        let all = AreaTests::parse("all:3").unwrap();
+        assert_eq!(all.tests().collect::<Vec<_>>(), AreaTest::ALL);
+        assert_eq!(all.loops(), 3);
+        let (parsed, messages) =
+            check(b"test-vmalloc=all:0 test-vmalloc=all,fix test-vmalloc= soak-vmalloc=x");
+        assert_eq!(parsed, CommandLine::default());
+        let names = "test-vmalloc= knows all fix_size_alloc_test full_fit_alloc_test long_busy_list_alloc_test random_size_alloc_test \
+                     fix_align_alloc_test random_size_align_alloc_test align_shift_alloc_test vm_map_ram_test bookkeeping scaling";
+        assert_eq!(
+            messages,
+            [
+                "command line: \"test-vmalloc=all:0\" was not used: after the colon stands how often, and \"0\" is no number above 0".to_owned(),
+                std::format!("command line: \"test-vmalloc=all,fix\" was not used: \"all\" is no workload; {names}"),
+                std::format!("command line: \"test-vmalloc=\" was not used: \"\" is no workload; {names}"),
+                "command line: \"soak-vmalloc=x\" was not used: its value is no decimal number".to_owned(),
+            ]
         );
     }
 

@@ -17,7 +17,8 @@ use crate::memory::Memory;
 
 static ARENAS: Arenas<MAX_CPUS> = Arenas::new();
 
-/// Brings the areas up, for up to `cpus` CPUs: from here on [`get`](super::get) has them.
+/// Brings the areas up: from here on [`get`](super::get) has them. A purge is due when `quarantine` freed pages wait; without that number,
+/// when as many wait as suits a machine of `cpus` CPUs.
 ///
 /// # Errors
 ///
@@ -32,6 +33,7 @@ pub unsafe fn bring_up(
     memory: &'static Memory,
     nodes: &'static Nodes,
     cpus: usize,
+    quarantine: Option<u64>,
 ) -> Result<&'static Areas, BringUpError> {
     static FRAMES: Once<Frames> = Once::new();
     let area = plan.layout.area(AreaKind::Vmalloc);
@@ -54,7 +56,8 @@ pub unsafe fn bring_up(
     let fresh = editor.populate(area)?;
     // SAFETY: entries that were not present are in no TLB, so nothing has to be forgotten.
     unsafe { fresh.discharged(memory.window(), frames) };
-    let bound = quarantine_bound(cpus, memory.zones().managed_frames());
+    let usual = quarantine_bound(cpus, memory.zones().managed_frames());
+    let bound = quarantine.unwrap_or(usual);
     // SAFETY: only these areas use the range, all CPUs join the shootdown as they start, the editor keeps the root entries, and the arenas
     // are named nowhere else.
     let areas = unsafe { Vmalloc::new(area, editor, &KERNEL_SHOOTDOWN, &ARENAS, bound)? };

@@ -13,6 +13,7 @@
 //! When the zones are short of memory they ask here first ([`reclaim`]): freed areas that wait for their purge have frames.
 
 mod bring_up;
+pub mod workloads;
 
 use kspace::fault::AreaSpot;
 use kspace::vmalloc::{AreaZones, Kernel, Vmalloc};

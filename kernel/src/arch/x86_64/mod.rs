@@ -34,7 +34,7 @@ mod work;
 mod yield_points;
 
 pub use atomic_context::{Lock, is_atomic};
-pub use clock::ticks_since_entry;
+pub use clock::{ticks, ticks_since_entry};
 pub use console::write_console;
 pub use drain::drain_others;
 pub use entropy::mix;

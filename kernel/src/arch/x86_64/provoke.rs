@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 
+use kspace::vmalloc::AreaRequest;
 use kspace_layout::{AreaKind, EntryPart, EntryStack, Layout, PageSize, VirtAddr, VirtRange};
 use kspace_paging::{Access, Editor, FrameSource, Invalidation, Protection, Stale};
 
@@ -10,6 +11,7 @@ use super::boot::Handoff;
 use super::{PageFormat, shootdown, work};
 use crate::address_space::Plan;
 use crate::command_line::Provocation;
+use crate::vmalloc::{self, Areas};
 use crate::{info, report};
 
 /// A constant that lies in `.rodata`.
@@ -49,6 +51,13 @@ pub fn provoke(provocation: Provocation, handoff: &Handoff) {
                 .for_each(|guard| read(guard.last().as_u64() - 7));
         }
         Provocation::Vmalloc => start_of(AreaKind::Vmalloc).into_iter().for_each(read),
+        Provocation::FreedArea => touch_area(|area, areas| {
+            // SAFETY: made for this, and not used: so no TLB has it.
+            if unsafe { areas.free(area.start()) }.is_ok() {
+                read(area.start().as_u64() + 8);
+            }
+        }),
+        Provocation::AreaGuard => touch_area(|area, _| read(area.end_u64())),
         Provocation::DirectMapHole => {
             let hole = report::hole_in_ram(&handoff.plan.memory_map, layout);
             hole.into_iter().for_each(|hole| read(hole.as_u64()));
@@ -73,6 +82,15 @@ pub fn provoke(provocation: Provocation, handoff: &Handoff) {
             let before = start_of(AreaKind::Vmemmap).map(|start| start - 4096);
             before.into_iter().for_each(read);
         }
+    }
+}
+
+/// Calls `touch` with an area of three pages.
+fn touch_area(touch: impl FnOnce(VirtRange, &Areas)) {
+    let Some(areas) = vmalloc::get() else { return };
+    match areas.allocate(&AreaRequest::new(3 * 4096)) {
+        Ok(area) => touch(area, areas),
+        Err(error) => info!("provoke: {error}"),
     }
 }
 

@@ -11,6 +11,7 @@ use super::leave::{self, Outcome};
 use super::{apic, atomic_context, drain, explain, per_cpu, shootdown, stop, vector};
 use crate::info;
 use crate::memory::stress;
+use crate::vmalloc::workloads;
 
 /// What the stubs push, lowest address first.
 #[repr(C)]
@@ -70,6 +71,7 @@ fn interrupt(vector: u8) {
         vector::TIMER => {
             cpu.timer_interrupts.fetch_add(1, Ordering::Relaxed);
             stress::in_handler(cpu);
+            workloads::in_handler(cpu);
             apic::local().end_of_interrupt();
         }
         vector::SHOOTDOWN => {

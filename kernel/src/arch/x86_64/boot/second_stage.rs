@@ -10,7 +10,8 @@ use crate::arch::x86_64::{
 };
 use crate::memory::{self, Site};
 use crate::memory_report::{self, Sight};
-use crate::{info, log, report, vmalloc};
+use crate::vmalloc::{self, workloads};
+use crate::{info, log, report};
 use kspace::verify::OnDemand;
 
 /// Called once by [`switch`](super::switch), never to return.
@@ -100,8 +101,10 @@ fn bring_up_memory(handoff: &'static Handoff, window: Window) -> &'static memory
 fn bring_up_areas(handoff: &'static Handoff, ram: &'static memory::Memory) {
     let cpus = handoff.processors.apic_ids().len().max(1);
     let (plan, nodes) = (&handoff.plan, &handoff.ground.nodes);
+    let quarantine = handoff.command_line.vmalloc_quarantine;
     // SAFETY: the other CPUs have not been started, and nothing was mapped in the area: the check of the tables has just said so.
-    if let Err(error) = unsafe { vmalloc::bring_up(plan, handoff.root, ram, nodes, cpus) } {
+    let areas = unsafe { vmalloc::bring_up(plan, handoff.root, ram, nodes, cpus, quarantine) };
+    if let Err(error) = areas {
         info!("kspace: cannot boot: {error}");
         leave::leave(Outcome::Failure)
     }
@@ -148,6 +151,7 @@ fn finish(handoff: &'static Handoff) -> ! {
             leave::leave(Outcome::Failure)
         }
     }
+    use_areas(handoff);
     show(handoff);
     if handoff.command_line.dmesg {
         log::replay();
@@ -158,6 +162,27 @@ fn finish(handoff: &'static Handoff) -> ! {
     }
     info!("kspace: done");
     leave::leave(Outcome::Success)
+}
+
+/// Does with areas what the command line asks for.
+#[inline(never)]
+fn use_areas(handoff: &'static Handoff) {
+    let words = &handoff.command_line;
+    let seed = words.seed.unwrap_or_else(clock::ticks);
+    let tests = words.test_vmalloc.is_none_or(workloads::run);
+    let soak = words
+        .soak_vmalloc
+        .is_none_or(|operations| workloads::soak(operations, seed));
+    let fragmented = !words.fragment_vmalloc || workloads::fragmented();
+    if !(tests && soak && fragmented) {
+        info!("kspace: a workload on areas failed; to have the same choices again: seed={seed}");
+        leave::leave(Outcome::Failure)
+    }
+    if (words.test_vmalloc.is_some() || words.soak_vmalloc.is_some() || words.fragment_vmalloc)
+        && let Some(memory) = handoff.memory()
+    {
+        check_live_tables(handoff, &memory);
+    }
 }
 
 /// Prints the texts that the command line asks for.
