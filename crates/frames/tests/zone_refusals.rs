@@ -78,7 +78,7 @@ fn refusals_name_zone_order_free_pages_and_mark() {
     check(
         0,
         &Request::order(1),
-        "allocate order 1 from node 0, zone DMA32: no free block is that large and below the limit; ask for smaller ones; \
+        "allocate order 1 from node 0, zone DMA32: no free block within its limits is large enough; ask for smaller ones; \
          10000 pages are free, 581 must stay free (min mark)",
     );
 }

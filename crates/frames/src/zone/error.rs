@@ -134,7 +134,7 @@ impl ZoneError {
                 f.write_str("the reserve for urgent requests is used up; wait, or free some")
             }
             ZoneProblem::Fragmented => {
-                f.write_str("no free block is that large and below the limit; ask for smaller ones")
+                f.write_str("no free block within its limits is large enough; ask for smaller ones")
             }
         }
     }

@@ -35,6 +35,15 @@ pub(super) fn soon(dice: &mut Dice) {
     arch::interrupt_in(1 + dice.below(200));
 }
 
+/// Waits for an interrupt on this CPU, so that each takes one at least, however few its rounds are.
+pub(super) fn wait_for_one(cpu: &CpuData) {
+    let before = cpu.timer_interrupts.load(Relaxed);
+    arch::interrupt_in(1);
+    while cpu.timer_interrupts.load(Relaxed) == before {
+        core::hint::spin_loop();
+    }
+}
+
 /// The timer's handler, while the stress is on: a frame and a piece of the heap, each checked.
 pub fn in_handler(cpu: &CpuData) {
     if !ON.load(Relaxed) {

@@ -73,6 +73,7 @@ pub(super) fn rounds_on(cpu: &'static CpuData) {
         empty_mailbox_of(cpu);
         handler::soon(&mut dice);
     }
+    handler::wait_for_one(cpu);
     held.into_iter().for_each(Held::free);
 }
 
