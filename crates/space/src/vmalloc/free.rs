@@ -32,11 +32,11 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     pub unsafe fn free(&self, start: VirtAddr) -> Result<(), FreeError> {
         let caller = Location::caller();
         let off = self.off();
-        let number = self.number_of(start);
-        let page = start.as_u64() / FRAME_SIZE % CHUNK_PAGES;
         if !self.area().contains(start) || !start.is_aligned(FRAME_SIZE) {
             return self.free_slow(off, start, None, caller);
         }
+        let number = self.number_of(start);
+        let page = start.as_u64() / FRAME_SIZE % CHUNK_PAGES;
         let Some(chunk) = self.chunk_numbered(&off, number) else {
             return self.free_slow(off, start, None, caller);
         };

@@ -1,4 +1,7 @@
 //! Areas on a simulated machine: what they map, what is left of them, and who may still reach it.
 
 mod basics;
+mod failures;
+mod hostile;
+mod model;
 mod rig;

@@ -22,6 +22,8 @@ pub const M2: u64 = 2 << 20;
 pub const RAM: PhysRange = PhysRange::new(PhysAddr::new(16 << 20), 64 << 20);
 /// A part of Linux's vmalloc area.
 pub const AREA: VirtRange = VirtRange::new(VirtAddr::new(0xffff_c900_0000_0000), 1 << 40);
+/// A bound that no test reaches.
+pub const NEVER: u64 = 1 << 20;
 /// CPUs that a rig has room for.
 pub const CPUS: usize = 4;
 
@@ -155,7 +157,7 @@ impl Setup {
             mode: PagingMode::FourLevel,
             area: AREA,
             cpus: 1,
-            bound: 1 << 20,
+            bound: NEVER,
             pauses: false,
             omitted: None,
         }
