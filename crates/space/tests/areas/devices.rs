@@ -2,11 +2,11 @@
 
 use kspace::areas::{DeviceCache, IoError, IoMemory, device_pages};
 use kspace_frames::{FirmwareEntry, MemoryMap};
-use kspace_layout::{PageSize, PhysAddr, PhysRange};
-use kspace_paging::{CacheType, Limits, Pat};
+use kspace_layout::{PageSize, PagingMode, PhysAddr, PhysRange, VirtAddr, VirtRange};
+use kspace_paging::{CacheType, EntryFormat, Limits, LongMode, Pae, Pat, TwoLevel};
 use proptest::prelude::*;
 
-use crate::rig::{K4, M2, Rig, Setup, guard, with_rig};
+use crate::rig::{K4, M2, Rig, Setup, guard, with_rig, with_rig_of};
 
 /// RAM up to 1 GiB and from 4 to 5 GiB.
 fn map() -> MemoryMap {
@@ -160,6 +160,44 @@ fn large_devices_have_large_pages() {
         // Wherever it is put, its large pages would be cut.
         assert_eq!(pages_of(0xe000_1000, 4 << 20), (0, 0, 1024));
     });
+}
+
+/// A device's pages, by size.
+fn sizes_of<E: EntryFormat>(setup: Setup, bytes: u64) -> Vec<(PageSize, u64)> {
+    let mut sizes = Vec::new();
+    with_rig_of::<E>(setup, |rig| {
+        let (start, cache) = (PhysAddr::new(0xc000_0000), DeviceCache::WriteCombining);
+        // SAFETY: there is no device, nor a CPU.
+        let device = unsafe { IoMemory::new(rig.areas, &map(), start, bytes, cache) };
+        sizes.extend(rig.sizes(device.expect("room").range()));
+    });
+    sizes
+}
+
+#[test]
+fn pages_are_no_larger_than_the_machine_has_them() {
+    let bytes = 32 << 20;
+    let setup = Setup {
+        limits: Limits::WIDEST.with_gigabyte_pages(false),
+        ..Setup::new()
+    };
+    let gigabyte = sizes_of::<LongMode>(setup, 1 << 30);
+    assert_eq!(gigabyte, [(PageSize::Size2M, 512)]);
+    let area = VirtRange::new(VirtAddr::new(0xf400_0000), 128 << 20);
+    let mode = PagingMode::Pae;
+    let setup = Setup {
+        mode,
+        area,
+        ..Setup::new()
+    };
+    assert_eq!(sizes_of::<Pae>(setup, bytes), [(PageSize::Size2M, 16)]);
+    // The root has the entries for 4 MiB, and those lead to tables for good: other roots have copies.
+    let mode = PagingMode::TwoLevel;
+    let setup = Setup { mode, ..setup };
+    assert_eq!(
+        sizes_of::<TwoLevel>(setup, bytes),
+        [(PageSize::Size4K, 8192)]
+    );
 }
 
 proptest! {

@@ -133,10 +133,11 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             Source::Own(_) => pages <= Order::MAX.frames() as u64,
             Source::Given(frame) => frame(0).as_u64().is_multiple_of(pages),
         };
-        let has = tables
+        let largest = tables
             .limits()
-            .largest_leaf_level(tables.mode(), PageSize::Size1G)
-            >= level;
+            .largest_leaf_level(tables.mode(), PageSize::Size1G);
+        // Entries of the root lead to tables for good: other roots have copies of them.
+        let has = level <= largest && level < tables.mode().levels();
         (has && possible && pages <= checked.pages).then_some(pages)
     }
 
