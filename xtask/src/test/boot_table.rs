@@ -7,6 +7,7 @@
 use super::hostile_boots::{MEMORY_MAPS, START_INFOS};
 use super::many_cpus::MANY_CPUS;
 use super::start_info::Alteration;
+use super::vmalloc::AREAS;
 
 /// How a boot must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,7 @@ pub(crate) const BOOTS: &[&[BootCase]] = &[
     FAULTS,
     MEMORY,
     MANY_CPUS,
+    AREAS,
     POOR_CPUS,
     START_INFOS,
     MEMORY_MAPS,

@@ -10,6 +10,7 @@ mod report;
 mod start_info;
 mod steps;
 mod tidy;
+mod vmalloc;
 mod vmcoreinfo;
 
 use std::path::PathBuf;
@@ -161,6 +162,7 @@ fn boots(all: bool) -> Vec<Check> {
         .chain(numa::checks())
         .chain(vmcoreinfo::checks())
         .chain(oracle)
+        .chain(all.then(vmalloc::long_soak))
         .collect()
 }
 
