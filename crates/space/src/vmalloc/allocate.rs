@@ -204,8 +204,12 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         fill: &impl Fn(&Off<K>, LeafTable<'a, K::Format>, usize) -> ControlFlow<u64>,
     ) -> Result<VirtRange, AreaError> {
         self.purge();
-        self.try_make(request, checked, caller, fill)
-            .map_err(|shortage| self.explain(checked, &shortage))
+        let made = self.try_make(request, checked, caller, fill);
+        made.map_err(|shortage| {
+            // What it had got is needed elsewhere.
+            self.purge();
+            self.explain(checked, &shortage)
+        })
     }
 
     /// What is said about a shortage that a purge has not ended.
