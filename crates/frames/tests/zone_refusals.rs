@@ -2,6 +2,8 @@
 
 mod zone_machine;
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use kspace_frames::zone::{
     Fallback, Nodes, NotEnoughRam, Request, Tuning, TuningError, Urgency, Zone, ZoneKind,
     ZoneLimits, ZoneProblem, ZoneSpan, Zones, ZonesError,
@@ -81,6 +83,30 @@ fn refusals_name_zone_order_free_pages_and_mark() {
         "allocate order 1 from node 0, zone DMA32: no free block within its limits is large enough; ask for smaller ones; \
          10000 pages are free, 581 must stay free (min mark)",
     );
+}
+
+/// Frames come back while a request is refused: what the error says is out of memory must be so by its own numbers.
+#[test]
+fn an_error_agrees_with_its_numbers_while_frames_come_back() {
+    let zones = two_nodes();
+    let zones = zones_of(&zones);
+    let frames = zone(&zones, 0, ZoneKind::Dma32).frames();
+    let request = Request::order(0)
+        .up_to(ZoneKind::Dma32)
+        .fallback(Fallback::None);
+    let mut refused = 0;
+    for left in 540..590 {
+        frames.leave(left);
+        frames.is_gaining.store(true, Relaxed);
+        let answer = zones.allocate(&(), node(0), &request, &Kernel::default());
+        frames.is_gaining.store(false, Relaxed);
+        let Err(error) = answer else { continue };
+        let state = error.state().expect("the zone was looked at");
+        let is_short = error.problem() == ZoneProblem::Exhausted;
+        assert_eq!(is_short, state.free <= state.kept, "{left} left: {error}");
+        refused += 1;
+    }
+    assert!(refused > 10, "{refused}");
 }
 
 /// A zone to which memory can be plugged in one day is not asked, waited for or blamed before.

@@ -235,13 +235,15 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
 
     /// Why nothing was found, by the zone that was asked first.
     fn explain(&self, search: &Search<'_>, mark: Mark) -> ZoneError {
-        let first = self.candidates(search).next();
-        let problem = match first {
+        let mut candidates = self.candidates(search);
+        let first = candidates.next();
+        // Read once: frames may come back meanwhile, and the problem must be one that this state shows.
+        let state = first.map(|zone| state_of(zone, search.highest, mark));
+        let problem = match state {
             None => ZoneProblem::NoMemory,
-            Some(_)
-                if self
-                    .candidates(search)
-                    .any(|zone| is_above(zone, search, mark)) =>
+            Some(state)
+                if state.free >= state.kept + search.order.frames() as u64
+                    || candidates.any(|zone| is_above(zone, search, mark)) =>
             {
                 ZoneProblem::Fragmented
             }
@@ -253,7 +255,7 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
             order: search.order.get().into(),
             node: first.map_or(search.home, Zone::node),
             kind: first.map_or(search.highest, Zone::kind),
-            state: first.map(|zone| state_of(zone, search.highest, mark)),
+            state,
         }
     }
 }

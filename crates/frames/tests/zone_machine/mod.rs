@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use kspace_frames::zone::{
     Affinity, Hooks, NodeId, Nodes, Request, Shortage, Tuning, Zone, ZoneFrames, ZoneKind,
@@ -19,6 +20,8 @@ pub const GIB: u64 = 1 << 30;
 pub struct Buddy {
     managed: u64,
     pub free: Mutex<[BTreeSet<u64>; 11]>,
+    /// Whether a frame comes back whenever somebody looks, as if other CPUs were freeing.
+    pub is_gaining: AtomicBool,
 }
 
 impl Buddy {
@@ -33,6 +36,7 @@ impl Buddy {
         Self {
             managed: span.spanned(),
             free: Mutex::new(free),
+            is_gaining: AtomicBool::new(false),
         }
     }
 
@@ -58,7 +62,11 @@ impl ZoneFrames for Buddy {
     }
 
     fn free_frames_exact(&self) -> u64 {
-        let free = self.free.lock().expect("no panic");
+        let mut free = self.free.lock().expect("no panic");
+        if self.is_gaining.load(Relaxed) {
+            let next = free[0].last().map_or(2, |last| last + 2);
+            free[0].insert(next);
+        }
         free.iter()
             .enumerate()
             .map(|(order, blocks)| (blocks.len() as u64) << order)
