@@ -147,6 +147,33 @@ fn holes_stay_reserved() {
 }
 
 #[test]
+fn a_block_in_use_is_known_by_each_of_its_frames() {
+    let books = Books::new(0x400, GIB, 1);
+    let frames = books.allocator();
+    frames.add(Pfn::new(0x500), 0x40).unwrap();
+    let pin = cpu(0);
+    let take = |order| frames.allocate(&pin, Order::new(order), Owner::USER).ok();
+    let blocks: Vec<_> = core::iter::from_fn(|| take(4)).collect();
+    assert_eq!(blocks.len(), 4);
+    let known = |frame| {
+        Err(AddError::Known {
+            frame: Pfn::new(frame),
+        })
+    };
+    assert_eq!(frames.add(Pfn::new(0x4f0), 0x30), known(0x500));
+    assert_eq!(frames.add(Pfn::new(0x508), 1), known(0x508));
+    assert_eq!(frames.add(Pfn::new(0x53f), 0x10), known(0x53f));
+    assert_eq!(frames.add(Pfn::new(0x540), 0x10), Ok(()));
+    drop(blocks);
+    // A block over two huge frames, of which the second has none of its records.
+    let tree = Pfn::new(0x2000);
+    frames.add(tree, TREE_FRAMES).unwrap();
+    let block = take(10).expect("a whole tree has some");
+    let second = block.pfn().as_u64() + 0x200;
+    assert_eq!(frames.add(Pfn::new(second + 3), 5), known(second + 3));
+}
+
+#[test]
 fn contiguous_ranges_keep_limit_and_alignment() {
     let books = Books::new(0x400, GIB, 1);
     let frames = whole(&books);

@@ -145,15 +145,16 @@ impl FrameAllocator<'_> {
 
     /// A frame of a part of one huge frame that is the allocator's already.
     fn known_in(&self, part: FrameId, len: usize) -> Option<FrameId> {
-        let known = |frame: &FrameId| {
-            let used = self.bits(part.huge()).all_used(frame.in_huge(), 1);
-            let touched = self.record(*frame).map(Record::history) != Some(History::Untouched);
-            !used || touched || self.block_around(*frame).is_some() || self.is_kept(*frame)
-        };
         match self.counter(part.huge()).fill() {
             Fill::Reserved => None,
             Fill::Free | Fill::Whole => Some(part),
-            Fill::Partial(_) | Fill::Full => (0..len).map(|at| part.plus(at)).find(known),
+            // A block that has no first frame in the part begins before it and holds its first frame.
+            Fill::Partial(_) | Fill::Full if self.block_around(part).is_some() => Some(part),
+            Fill::Partial(_) | Fill::Full => (0..len).map(|at| part.plus(at)).find(|frame| {
+                let used = self.bits(part.huge()).all_used(frame.in_huge(), 1);
+                let touched = self.record(*frame).map(Record::history) != Some(History::Untouched);
+                !used || touched || self.is_kept(*frame)
+            }),
         }
     }
 
