@@ -48,6 +48,8 @@ fn join(one: PhysRange, other: PhysRange) -> PhysRange {
 impl fmt::Display for JoinLines<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut slots = self.slots();
+        let used = self.affinities.len().min(MAX_AFFINITIES);
+        let slots = &mut slots[..used];
         for low in 0..slots.len() {
             for high in low + 1..slots.len() {
                 let (Some((node, one)), Some((other, two))) = (slots[low], slots[high]) else {
