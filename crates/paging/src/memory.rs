@@ -75,6 +75,61 @@ pub trait EntryRead {
 
     /// The 8-byte entry at `entry`, a multiple of 8; `None` when this memory does not hold it.
     fn read_u64(&self, entry: PhysAddr) -> Option<u64>;
+
+    /// How many of the `count` 4-byte entries from `first` on, all in one frame, `go_on` accepts one after the other.
+    ///
+    /// Fewer are no error: whoever wants to know why it ended reads the next entry.
+    fn count_u32s(
+        &self,
+        first: PhysAddr,
+        count: usize,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> usize {
+        let read = |at| self.read_u32(at).map(u64::from);
+        counted(first, count, size_of::<u32>(), read, go_on)
+    }
+
+    /// The same for 8-byte entries.
+    fn count_u64s(
+        &self,
+        first: PhysAddr,
+        count: usize,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> usize {
+        counted(
+            first,
+            count,
+            size_of::<u64>(),
+            |at| self.read_u64(at),
+            go_on,
+        )
+    }
+}
+
+/// Entry by entry.
+fn counted(
+    first: PhysAddr,
+    count: usize,
+    bytes: usize,
+    read: impl Fn(PhysAddr) -> Option<u64>,
+    go_on: &mut dyn FnMut(u64) -> bool,
+) -> usize {
+    (0..count)
+        .map_while(|index| read(first.checked_add((index * bytes) as u64).ok()?))
+        .take_while(|raw| go_on(*raw))
+        .count()
+}
+
+/// In one look at the memory.
+#[inline]
+fn counted_in_place<E: RawEntry>(
+    memory: &impl PhysMemory,
+    first: PhysAddr,
+    count: usize,
+    go_on: &mut dyn FnMut(u64) -> bool,
+) -> usize {
+    let slots = memory.entries::<E>(first, count).unwrap_or_default();
+    slots.iter().take_while(|slot| go_on(E::load(slot))).count()
 }
 
 /// Memory whose page tables can be edited in place.
@@ -104,6 +159,26 @@ impl<M: PhysMemory> EntryRead for M {
     fn read_u64(&self, entry: PhysAddr) -> Option<u64> {
         self.entries::<u64>(entry, 1)
             .map(|slots| <u64 as RawEntry>::load(&slots[0]))
+    }
+
+    #[inline]
+    fn count_u32s(
+        &self,
+        first: PhysAddr,
+        count: usize,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> usize {
+        counted_in_place::<u32>(self, first, count, go_on)
+    }
+
+    #[inline]
+    fn count_u64s(
+        &self,
+        first: PhysAddr,
+        count: usize,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> usize {
+        counted_in_place::<u64>(self, first, count, go_on)
     }
 }
 

@@ -10,7 +10,7 @@ use kspace_layout::{PageSize, PhysAddr, VirtAddr, VirtRange};
 
 use crate::entry::{ACCESSED, DIRTY, PRESENT, Rights};
 use crate::walker::MAX_LEVELS;
-use crate::{Attributes, EntryRead, Walker};
+use crate::{Attributes, EntryRead, Format, Walker};
 
 /// What counts as one run.
 ///
@@ -231,18 +231,22 @@ impl<'m, M: EntryRead + ?Sized> Runs<'m, M> {
         let format = self.walker.format;
         let size = 1 << format.shift(level);
         let end = table.as_u64() + format.entries(level) as u64 * format.entry_bytes();
-        let mut entry = self.walker.entry_address(table, level, at).as_u64() + format.entry_bytes();
-        let mut last = self.entry_last(at, level);
-        while entry < end && last < self.last.as_u64() {
-            // In the same frame as the entry before.
-            match self.walker.read(PhysAddr::new(entry)) {
-                Some(raw) if go_on(raw) => {}
-                _ => break,
-            }
-            entry += format.entry_bytes();
-            last += size;
+        let next = self.walker.entry_address(table, level, at).as_u64() + format.entry_bytes();
+        let last = self.entry_last(at, level);
+        let in_table = (end - next) / format.entry_bytes();
+        let in_range = self.last.as_u64().saturating_sub(last).div_ceil(size);
+        let count = in_table.min(in_range) as usize;
+        if count == 0 {
+            return last;
         }
-        last
+        // In the same frame as the entry before.
+        let first = PhysAddr::new(next);
+        let memory = self.walker.memory;
+        let passed = match format {
+            Format::TwoLevel => memory.count_u32s(first, count, &mut go_on),
+            Format::Pae | Format::Long => memory.count_u64s(first, count, &mut go_on),
+        };
+        last + passed as u64 * size
     }
 
     /// The last address that the entry at `level` over `at` translates.
