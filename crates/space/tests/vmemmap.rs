@@ -160,6 +160,74 @@ fn running_out_of_memory_anywhere_changes_nothing() {
     assert_eq!(booted.verify(Some(booted.plan())), Ok(5));
 }
 
+/// One page of a run each, as they are found.
+fn frames_of(booted: &Booted) -> Vec<u64> {
+    let area = booted.machine.layout.area(AreaKind::Vmemmap);
+    let area = area.expect("it has one").range();
+    let runs = booted.machine.walker(booted.root).runs(area);
+    let frames = runs.flat_map(|run| {
+        let run = run.expect("readable");
+        let pages = (0..run.virt.size()).step_by(run.page.bytes() as usize);
+        pages.map(move |at| run.phys.as_u64() + at)
+    });
+    frames.collect()
+}
+
+#[test]
+fn pages_come_in_any_order_and_each_is_mapped_once() {
+    // How long rows of frames are that lie one behind the other.
+    for row in [1, 2, 7, 1000] {
+        let booted = Booted::new(PagingMode::FourLevel);
+        let pages = booted.pages();
+        let mut frames: Vec<_> = (0..1000).map_while(|_| pages.frames.allocate()).collect();
+        // What comes back last goes out first, and the pages that are taken last are mapped first.
+        frames.chunks_mut(row).for_each(<[_]>::reverse);
+        frames
+            .iter()
+            .rev()
+            .for_each(|frame| pages.frames.release(*frame));
+        let built = vmemmap::build(
+            &booted.editor(&pages),
+            &booted.machine.layout,
+            &booted.plan(),
+        );
+        let built = built.expect("memory enough");
+        assert_eq!(booted.verify(Some(booted.plan())), Ok(5), "rows of {row}");
+        let mut mapped = frames_of(&booted);
+        let count = mapped.len() as u64;
+        mapped.sort_unstable();
+        mapped.dedup();
+        assert_eq!(count, built.small + built.large, "rows of {row}");
+        assert_eq!(
+            mapped.len() as u64,
+            count,
+            "rows of {row}: a page is mapped twice"
+        );
+    }
+}
+
+#[test]
+fn pages_of_a_refused_edit_go_back() {
+    let booted = Booted::new(PagingMode::FourLevel);
+    let pages = booted.pages();
+    // The large page will lie above 4 GiB, the others below.
+    let limits = Limits::WIDEST.with_phys_bits(32);
+    let Machine { mode, memory, .. } = &booted.machine;
+    // SAFETY: nobody else edits these tables, and no CPU uses them.
+    let editor: PagesEditor<'_> =
+        unsafe { Editor::new(*mode, booted.root, limits, memory, &pages) }.expect("an editor");
+    let error = vmemmap::build(&editor, &booted.machine.layout, &booted.plan()).unwrap_err();
+    let vmemmap::BuildError::Edit { mapped, .. } = error else {
+        panic!("{error}");
+    };
+    let (frames, large) = pages.in_use();
+    assert_eq!(large, 0, "{error}");
+    let mapped_frames = frames_of(&booted).len() as u64;
+    assert_eq!(mapped_frames * 4096, mapped, "{error}");
+    let tables = frames as u64 - mapped_frames;
+    assert!((1..=5).contains(&tables), "{tables} tables");
+}
+
 #[test]
 fn the_error_says_what_is_short() {
     let booted = Booted::new(PagingMode::FourLevel);

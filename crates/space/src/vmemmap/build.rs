@@ -103,17 +103,11 @@ where
     };
     let mut mapped = 0;
     for run in runs() {
-        for page in pages(area, run) {
-            let frame = match run.page() {
-                PageSize::Size4K => small.allocate(),
-                _ => large.allocate(),
-            };
-            let frame = frame.expect("as many were taken as the same runs need");
-            held_editor
-                .map(page, frame, Protection::KERNEL_DATA, run.page())
-                .map_err(|error| BuildError::Edit { error, mapped })?;
-            mapped += page.size();
+        match run.page() {
+            PageSize::Size4K => back_run(&held_editor, area, run, &small, &mut mapped),
+            _ => back_run(&held_editor, area, run, &large, &mut mapped),
         }
+        .map_err(|error| BuildError::Edit { error, mapped })?;
     }
     Ok(needed)
 }
@@ -158,16 +152,49 @@ where
     Ok(needed)
 }
 
-/// The pages of a run that lies in the area.
-fn pages(area: VirtRange, run: VmemmapRun) -> impl Iterator<Item = VirtRange> {
+/// Backs a run that lies in the area, with one edit for as many pages as come in a row; adds the bytes of each to `mapped`. Pages
+/// of an edit that is refused go back to the source.
+fn back_run<F: EntryFormat, M: PhysMemory, T: FrameSource>(
+    editor: &Editor<'_, F, M, T>,
+    area: VirtRange,
+    run: VmemmapRun,
+    source: &impl FrameSource,
+    mapped: &mut u64,
+) -> Result<(), EditError> {
     let size = run.page().bytes();
-    (0..run.pages()).filter_map(move |number| {
-        let start = area
-            .start()
-            .checked_add(run.offset() + number * size)
-            .ok()?;
-        VirtRange::try_new(start, size).ok()
-    })
+    let take = || {
+        let page = source.allocate();
+        page.expect("as many were taken as the same runs need")
+    };
+    let mut rest = run.range(area.start());
+    let mut taken = None;
+    while let Some(virt) = rest {
+        let first = taken.take().unwrap_or_else(take);
+        let mut bytes = size;
+        while bytes < virt.size() && taken.is_none() {
+            let page = take();
+            if first.checked_add(bytes) == Ok(page) {
+                bytes += size;
+            } else {
+                taken = Some(page);
+            }
+        }
+        let row = VirtRange::new(virt.start(), bytes);
+        if let Err(error) = editor.map(row, first, Protection::KERNEL_DATA, run.page()) {
+            let row = (0..bytes / size).filter_map(|page| first.checked_add(page * size).ok());
+            row.chain(taken).for_each(|page| source.release(page));
+            return Err(error);
+        }
+        *mapped += bytes;
+        rest = behind(virt, bytes);
+    }
+    Ok(())
+}
+
+/// What is left of `range` without its first `bytes`; `None` when that is all of it.
+fn behind(range: VirtRange, bytes: u64) -> Option<VirtRange> {
+    let start = range.start().checked_add(bytes).ok()?;
+    VirtRange::try_new(start, range.size() - bytes).ok()
 }
 
 fn out_of(what: &'static str, needed: u64) -> impl FnOnce(u64) -> BuildError {
