@@ -142,13 +142,14 @@ fn give(arranged: &Arranged<'_, '_>, nodes: &Nodes, range: PhysRange, books: u64
         let part_end = part.last().pfn().as_u64() + 1;
         // The range's last zone may have less of it than the books take.
         let frames = end.min(part_end).saturating_sub(first.as_u64());
-        while frames > 0 {
-            match zone.frames().add(first, frames as usize) {
-                Ok(()) => break,
-                // Another CPU adds other memory to the same zone.
-                Err(AddError::Busy) => core::hint::spin_loop(),
-                Err(error) => unreachable!("{error}"),
-            }
+        let is_busy = || match zone.frames().add(first, frames as usize) {
+            Ok(()) => false,
+            // Another CPU adds other memory to the same zone.
+            Err(AddError::Busy) => true,
+            Err(error) => unreachable!("{error}"),
+        };
+        while frames > 0 && is_busy() {
+            core::hint::spin_loop();
         }
         managed += frames;
     }
