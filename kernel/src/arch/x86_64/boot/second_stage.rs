@@ -49,7 +49,6 @@ pub extern "C" fn second_stage() -> ! {
             rate.get() / 1_000_000
         );
     }
-    check_live_tables(handoff, &memory);
     let Plan {
         layout, memory_map, ..
     } = &handoff.plan;
@@ -102,7 +101,7 @@ fn bring_up_areas(handoff: &'static Handoff, ram: &'static memory::Memory) {
     let cpus = handoff.processors.apic_ids().len().max(1);
     let (plan, nodes) = (&handoff.plan, &handoff.ground.nodes);
     let quarantine = handoff.command_line.vmalloc_quarantine;
-    // SAFETY: the other CPUs have not been started, and nothing was mapped in the area: the check of the tables has just said so.
+    // SAFETY: the other CPUs have not been started, and the first stage made these tables and maps nothing in the area.
     let areas = unsafe { vmalloc::bring_up(plan, handoff.root, ram, nodes, cpus, quarantine) };
     if let Err(error) = areas {
         info!("kspace: cannot boot: {error}");
