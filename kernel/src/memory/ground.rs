@@ -25,8 +25,8 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// What `map` and `topology` say, for a machine on which there can be `cpus` CPUs. Affinities that cannot be used are reported, and all is one
-    /// node then.
+    /// What `map` and `topology` say, for a machine on which there can be `cpus` CPUs. Affinities that cannot be used are
+    /// reported, and all is one node then.
     ///
     /// # Errors
     ///

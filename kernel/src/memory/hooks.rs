@@ -63,8 +63,8 @@ impl KernelHooks {
 }
 
 impl Hooks for KernelHooks {
-    /// First what freed areas still have, then the frames in the CPUs' stacks. Every CPU is asked; this one gives at once, the others when they
-    /// next free, or now, when it is urgent and this one may wait for them.
+    /// First what freed areas still have, then the frames in the CPUs' stacks. Every CPU is asked; this one gives at once, the others
+    /// when they next free, or now, when it is urgent and this one may wait for them.
     fn reclaim(&self, shortage: &Shortage) -> u64 {
         let purged = vmalloc::reclaim(shortage);
         let before = self.kept_by_cpus();

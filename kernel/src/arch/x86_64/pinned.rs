@@ -13,7 +13,8 @@ use crate::acpi::MAX_CPUS;
 
 struct Pins([PinnedCpu; MAX_CPUS]);
 
-// SAFETY: a CPU is lent only its own proof, and only by `pinned`, to a function that runs on it to its end.
+// SAFETY: a CPU is lent only its own proof: by `pinned`, to a function that runs on it to its end, or by `own_pin`, whose caller
+// promises the same.
 unsafe impl Sync for Pins {}
 
 static PINS: Pins = Pins(make());
