@@ -76,6 +76,8 @@ pub(crate) struct BenchOptions {
     pub(crate) json: bool,
     /// `--peer`: where a peer that is not a crate lies.
     pub(crate) peer: Option<PathBuf>,
+    /// `--realtime`: how throughput grows with a second CPU, in host time.
+    pub(crate) realtime: bool,
     /// What is built with what.
     pub(crate) host: HostOptions,
 }
@@ -102,7 +104,7 @@ const RUN_OPTIONS: [&str; 8] = [
     "--accel",
 ];
 const TEST_OPTIONS: [&str; 1] = ["--all"];
-const BENCH_OPTIONS: [&str; 2] = ["--json", "--peer"];
+const BENCH_OPTIONS: [&str; 3] = ["--json", "--peer", "--realtime"];
 
 /// Reads the words after the program's name.
 pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Verb> {
@@ -177,6 +179,7 @@ fn parse_bench(parser: &mut Parser) -> Result<Verb> {
             Typed::Option(name) => match name.as_str() {
                 "--help" | "-h" => return Ok(Verb::Help(Topic::Bench)),
                 "--json" => options.json = true,
+                "--realtime" => options.realtime = true,
                 "--peer" => options.peer = Some(PathBuf::from(value(parser, "--peer")?)),
                 _ => host_option(parser, "bench", &name, &BENCH_OPTIONS, &mut options.host)?,
             },

@@ -60,14 +60,15 @@ usage: cargo xtask test [--all] [FILTER] [OPTIONS]
 ";
 
 const BENCH: &str = "  cargo xtask bench                                all tables
-  cargo xtask bench paging                         one of them: paging, cpus or frames
+  cargo xtask bench paging                         one of them: paging, cpus, frames or vmalloc
   cargo xtask bench --json                         rows {bench, name, unit, ours, peer, peer_name, ratio}
 
-usage: cargo xtask bench [NAME] [--json] [--peer DIR] [OPTIONS]
+usage: cargo xtask bench [NAME] [--json] [--peer DIR] [--realtime] [OPTIONS]
 
   --json           an array of rows on standard output; a ratio above 1 means ours is better
   --peer DIR       a checkout of github.com/luhsra/llfree-rs, which the bench frames builds and measures beside ours and beside
-                   crates; nothing of it is kept
+                   crates; nothing of it is kept. Of the bench vmalloc: a directory whose `run vmalloc` boots Linux
+  --realtime       of the bench vmalloc: what two CPUs do more than one, in host time
 ";
 
 const HOST: &str = "

@@ -4,6 +4,7 @@
 //! all rows as JSON.
 
 mod boots;
+mod vmalloc;
 
 use std::fmt;
 use std::io::Write;
@@ -16,7 +17,7 @@ use crate::host::command::{captured, cargo};
 use crate::nearest::hint;
 
 /// All there are, those with a host part as `kspace-bench` calls them.
-const BENCHES: [&str; 3] = ["paging", boots::CPUS, "frames"];
+const BENCHES: [&str; 4] = ["paging", boots::CPUS, "frames", vmalloc::VMALLOC];
 
 /// Measures what `options` name and prints it.
 ///
@@ -32,13 +33,27 @@ pub(crate) fn bench(options: &BenchOptions) -> Result {
             BENCHES.join(", ")
         )));
     }
-    // All rows of this one come from boots.
-    let mut rows = if options.name.as_deref() == Some(boots::CPUS) {
-        Vec::new()
-    } else {
-        host_rows(options)?
+    let name = options.name.as_deref();
+    let only_vmalloc = name == Some(vmalloc::VMALLOC);
+    if options.realtime && !only_vmalloc {
+        return Err(Failure::usage(
+            "bench: --realtime is for bench vmalloc; the others have no figures in host time from boots",
+        ));
+    }
+    // All rows of these come from boots.
+    let mut rows = match name {
+        Some(boots::CPUS | vmalloc::VMALLOC) => Vec::new(),
+        _ => host_rows(options)?,
     };
-    rows.extend(boots::rows(options.name.as_deref(), &options.host)?);
+    if !only_vmalloc {
+        rows.extend(boots::rows(name, &options.host)?);
+    }
+    if only_vmalloc {
+        rows.extend(vmalloc::rows(options, options.peer.as_deref())?);
+    } else if name.is_none() {
+        // A peer that was named is another bench's.
+        rows.extend(vmalloc::rows(options, None)?);
+    }
     let text = if options.json {
         let rows: Vec<Value> = rows.iter().map(Row::to_json).collect();
         format!("{:#}\n", Value::Array(rows))

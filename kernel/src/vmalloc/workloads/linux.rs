@@ -4,14 +4,15 @@
 use core::fmt;
 
 use kspace::vmalloc::{AreaError, AreaRequest, FreeError, Kind};
-use kspace_frames::zone::{Request, ZoneError};
-use kspace_layout::{FRAME_SIZE, VirtRange};
+use kspace_frames::zone::{Hooks, Request, ZoneError};
+use kspace_layout::{FRAME_SIZE, Pfn, VirtRange};
 
 use super::Dice;
 use crate::arch;
 use crate::command_line::AreaTest;
+use crate::info;
 use crate::memory;
-use crate::vmalloc::Areas;
+use crate::vmalloc::{Areas, Zeros};
 
 /// Areas that `long_busy_list_alloc_test` holds.
 const HELD: u64 = 15_000;
@@ -142,6 +143,27 @@ fn fix_align(areas: &Areas, loops: u64) -> Done {
         free(areas, area)?;
     }
     Ok(loops)
+}
+
+/// Says what zeros cost in the workload before: as many pages, one by one.
+pub(super) fn measure_zeroing() {
+    const ROUNDS: u64 = 100;
+    let Some(memory) = memory::get() else { return };
+    let Ok(block) = memory.allocate(&Request::order(3)) else {
+        return;
+    };
+    let zeros = Zeros {
+        window: memory.window(),
+    };
+    let began = arch::ticks();
+    for _ in 0..ROUNDS {
+        for page in 0..ALIGNED_PAGES {
+            zeros.zero(Pfn::new(block.pfn().as_u64() + page), 1);
+        }
+    }
+    let took = (arch::ticks() - began) / ROUNDS;
+    info!("test-vmalloc: zeroing: {ALIGNED_PAGES} pages: {took} ticks");
+    memory.free(block);
 }
 
 #[inline(never)]

@@ -54,6 +54,9 @@ fn one(test: AreaTest, loops: u64) -> bool {
         ),
         Err(trouble) => info!("test-vmalloc: {test}: failed: {trouble}"),
     }
+    if test == AreaTest::FixAlign {
+        linux::measure_zeroing();
+    }
     if test == AreaTest::AlignShift {
         info!(
             "test-vmalloc: {test}: must be refused, and was: {}",
