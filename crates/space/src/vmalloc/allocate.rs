@@ -20,8 +20,8 @@ use crate::ranges;
 
 /// The largest alignment of an area in a chunk, in pages.
 const SMALL_ALIGN: u64 = CHUNK_PAGES / 2;
-/// From so many pages on, frames are taken in blocks: fewer entries in the books on frames, and frames that lie together.
-const BLOCKS_FROM: u64 = 8;
+/// From so many pages on, frames are taken in blocks. A block costs the allocator a search, of whatever order it is; a single frame is at hand.
+const BLOCKS_FROM: u64 = 16;
 
 /// A request that was checked, in pages.
 #[derive(Clone, Copy)]
