@@ -56,34 +56,57 @@ impl Pages {
             .any(|(ours, theirs)| ours & theirs != 0)
     }
 
-    /// The runs of pages in the set, ascending: first page, and the one after the last.
-    pub(super) fn runs(self) -> impl Iterator<Item = (u64, u64)> {
-        let mut at = 0;
-        core::iter::from_fn(move || {
-            let first = self.next(at, 0)?;
-            let end = self.next(first, u64::MAX).unwrap_or(CHUNK_PAGES);
-            at = end;
-            Some((first, end))
-        })
-    }
-
-    /// The length of the longest run.
-    pub(super) fn longest(self) -> u64 {
-        if self == Self::ALL {
-            return CHUNK_PAGES;
+    /// The greatest power of two of which the longest run has as many pages, as its exponent; `None` for the empty set.
+    pub(super) fn longest_log2(self) -> Option<u32> {
+        if self == Self::NONE {
+            return None;
         }
-        self.runs()
-            .map(|(first, end)| end - first)
-            .max()
-            .unwrap_or(0)
+        // Pages at which a run of 2^exponent pages begins.
+        let (mut starts, mut exponent) = (self, 0);
+        loop {
+            let longer = starts.and(starts.down(1 << exponent));
+            if longer == Self::NONE {
+                return Some(exponent);
+            }
+            (starts, exponent) = (longer, exponent + 1);
+        }
     }
 
-    /// The lowest place for `need` pages at a multiple of `align`: the place, and the run that it lies in.
-    pub(super) fn find(self, need: u64, align: u64) -> Option<(u64, (u64, u64))> {
-        self.runs().find_map(|run| {
-            let first = run.0.next_multiple_of(align);
-            (first + need <= run.1).then_some((first, run))
-        })
+    /// The lowest place for `need` pages, one at least, at a multiple of `align`, a power of two: the place, and the first page after it that
+    /// is not in the set.
+    pub(super) fn find(self, need: u64, align: u64) -> Option<(u64, u64)> {
+        // Pages at which a run of `known` pages begins.
+        let (mut starts, mut known) = (self, 1);
+        while known < need {
+            let more = known.min(need - known);
+            starts = starts.and(starts.down(more));
+            known += more;
+        }
+        let mut first = starts.next(0, 0)?;
+        while first % align != 0 {
+            first = starts.next(first.next_multiple_of(align), 0)?;
+        }
+        Some((first, self.next(first, u64::MAX).unwrap_or(CHUNK_PAGES)))
+    }
+
+    /// The pages that are in both.
+    #[inline]
+    fn and(self, other: Self) -> Self {
+        Self(core::array::from_fn(|word| self.0[word] & other.0[word]))
+    }
+
+    /// Every page as the one `count` before it; the first ones fall out.
+    fn down(self, count: u64) -> Self {
+        if count >= 64 {
+            let words = (count / 64) as usize;
+            let word = |index: usize| self.0.get(index + words).copied().unwrap_or(0);
+            return Self(core::array::from_fn(word)).down(count % 64);
+        }
+        let word = |index: usize| self.0.get(index).copied().unwrap_or(0);
+        Self(core::array::from_fn(|index| {
+            // In two steps, because a shift by 64 is none.
+            word(index) >> count | word(index + 1) << 1 << (63 - count)
+        }))
     }
 
     /// The first page from `at` on that is in the set, or with `flip` of all ones, that is not.
@@ -178,6 +201,17 @@ mod tests {
     }
 
     #[test]
+    fn whole_and_empty_sets_are_as_long_as_they_are() {
+        assert_eq!(Pages::NONE.longest_log2(), None);
+        assert_eq!(Pages::ALL.longest_log2(), Some(9));
+        assert_eq!(Pages::ALL.find(CHUNK_PAGES, 1), Some((0, CHUNK_PAGES)));
+        assert_eq!(Pages::between(0, 511).longest_log2(), Some(8));
+        assert_eq!(Pages::between(1, 512).find(256, 256), Some((256, 512)));
+        assert_eq!(Pages::between(1, 511).find(256, 256), None);
+        assert_eq!(Pages::NONE.find(1, 1), None);
+    }
+
+    #[test]
     fn runs_and_places_are_what_a_walk_over_all_pages_finds() {
         for seed in 0..20 {
             let pages = scattered(seed);
@@ -186,18 +220,29 @@ mod tests {
                 first + count <= CHUNK_PAGES
                     && (first..first + count).all(|page| flags[page as usize])
             };
-            let longest = (0..=CHUNK_PAGES)
+            let longest = (1..=CHUNK_PAGES)
                 .rev()
                 .find(|&n| (0..CHUNK_PAGES).any(|p| free(p, n)));
-            assert_eq!(pages.longest(), longest.unwrap_or(0));
-            for (need, align) in [(1, 1), (2, 1), (7, 1), (2, 8), (9, 4), (20, 16)] {
+            assert_eq!(pages.longest_log2(), longest.map(u64::ilog2));
+            for (need, align) in [
+                (1, 1),
+                (2, 1),
+                (7, 1),
+                (65, 1),
+                (2, 8),
+                (9, 4),
+                (20, 16),
+                (3, 128),
+                (130, 256),
+            ] {
                 let expected = (0..CHUNK_PAGES)
                     .step_by(align as usize)
                     .find(|&p| free(p, need));
                 let found = pages.find(need, align);
                 assert_eq!(found.map(|(first, _)| first), expected);
-                if let Some((first, (start, end))) = found {
-                    assert!(start <= first && first + need <= end && free(start, end - start));
+                if let Some((first, end)) = found {
+                    assert!(first + need <= end && free(first, end - first));
+                    assert!(end == CHUNK_PAGES || !flags[end as usize]);
                 }
             }
             let mut rest = pages;

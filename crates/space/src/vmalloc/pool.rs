@@ -137,7 +137,7 @@ impl Pool {
         align: u64,
     ) -> Option<Found<'a>> {
         let mut free = chunk.free();
-        let (first, (_, end)) = free.find(need, align)?;
+        let (first, end) = free.find(need, align)?;
         let before = free;
         free.remove(Pages::between(first, end));
         self.change(books, chunk, before, free);
@@ -163,7 +163,7 @@ impl Pool {
         self.empty -= u64::from(before == Pages::ALL);
         self.empty += u64::from(after == Pages::ALL);
         chunk.set_free(after);
-        let place = place_of(after.longest());
+        let place = after.longest_log2().unwrap_or(0) as usize;
         if place as u64 != chunk.pool_place().load(Ordering::Relaxed) {
             self.unlink(books, chunk);
             self.link(books, chunk, place);
