@@ -137,27 +137,37 @@ pub(super) enum Fit {
     Any,
 }
 
-/// A multiple of `len` from which `len` bits of `free` are set: the lowest whose neighbour is not free, too, so that longer
-/// runs stay; else, unless it has to fit, the lowest.
-fn aligned_run(free: u64, len: usize, fit: Fit) -> Option<usize> {
+/// The multiples of `len` from which `len` bits of `free` are set: those whose neighbour is not free, too, so that longer runs stay; and all.
+#[inline]
+fn runs(free: u64, len: usize) -> (u64, u64) {
     let order = len.trailing_zeros() as usize;
-    let mut runs = free;
+    let mut all = free;
     for step in 0..order {
-        runs &= runs >> (1 << step);
+        all &= all >> (1 << step);
+        if all == 0 {
+            return (0, 0);
+        }
     }
-    let all = runs & STARTS[order];
+    all &= STARTS[order];
     let longer = if len < WORD {
         let starts = all & (all >> len) & STARTS[order + 1];
         starts | (starts << len)
     } else {
         0
     };
-    let fitting = if all == longer && fit == Fit::Any {
+    (all & !longer, all)
+}
+
+/// The lowest of the [`runs`] that fit; else, unless it has to fit, the lowest of all.
+#[inline]
+fn aligned_run(free: u64, len: usize, fit: Fit) -> Option<usize> {
+    let (fitting, all) = runs(free, len);
+    let chosen = if fitting == 0 && fit == Fit::Any {
         all
     } else {
-        all & !longer
+        fitting
     };
-    (fitting != 0).then(|| fitting.trailing_zeros() as usize)
+    (chosen != 0).then(|| chosen.trailing_zeros() as usize)
 }
 
 /// The words of one huge frame.
@@ -206,32 +216,45 @@ impl HugeBits<'_> {
         self.0.iter().map(each).sum()
     }
 
-    /// Whether [`claim_run`](Self::claim_run) has a chance, only looking.
-    pub(super) fn has_run(self, len: usize, fit: Fit) -> bool {
-        if len <= WORD {
-            self.0
-                .iter()
-                .any(|word| aligned_run(!word.load(), len, fit).is_some())
-        } else {
-            self.0
-                .chunks(len / WORD)
-                .any(|words| words.iter().all(|word| word.load() == 0))
+    /// Where [`claim_run`](Self::claim_run) has a chance, only looking: in the first word that has a run that fits, else in the first that has
+    /// any. What is longer than a word is taken as it comes.
+    pub(super) fn look_for_run(self, len: usize, fit: Fit) -> Option<usize> {
+        if len > WORD {
+            let is_free = |words: &[BitWord]| words.iter().all(|word| word.load() == 0);
+            let found = self.0.chunks(len / WORD).position(is_free);
+            return found.map(|index| index * len);
         }
+        let mut second = None;
+        for (index, word) in self.0.iter().enumerate() {
+            let free = !word.load();
+            if free == 0 {
+                continue;
+            }
+            let (fitting, all) = runs(free, len);
+            if fitting != 0 {
+                return Some(index * WORD);
+            }
+            if all != 0 {
+                second = second.or(Some(index * WORD));
+            }
+        }
+        second.filter(|_| fit == Fit::Any)
     }
 
-    /// Claims `len` frames (a power of two, below 512) that begin at a multiple of `len`; the first one's number.
-    ///
-    /// What is longer than a word is taken as it comes.
-    pub(super) fn claim_run(self, len: usize, fit: Fit) -> Option<usize> {
-        if len <= WORD {
-            let found = |(index, word): (usize, &BitWord)| {
-                word.claim_run(len, fit).map(|at| index * WORD + at)
+    /// Claims `len` frames (a power of two, below 512) that begin at a multiple of `len`, first trying at `place`; the first one's number.
+    pub(super) fn claim_run(self, mut place: usize, len: usize, fit: Fit) -> Option<usize> {
+        loop {
+            let found = if len > WORD {
+                self.claim_range(place, len).then_some(place)
+            } else {
+                let index = place / WORD;
+                let in_word = self.0[index].claim_run(len, fit);
+                in_word.map(|at| index * WORD + at)
             };
-            self.0.iter().enumerate().find_map(found)
-        } else {
-            (0..HUGE_FRAMES)
-                .step_by(len)
-                .find(|&at| self.claim_range(at, len))
+            if found.is_some() {
+                return found;
+            }
+            place = self.look_for_run(len, fit)?;
         }
     }
 

@@ -18,6 +18,7 @@ use core::marker::PhantomData;
 
 use super::FrameAllocator;
 use super::index::{FrameId, HugeId, Order};
+use super::pause::Pause;
 use super::record::FreedBy;
 use super::sync::{AtomicUsize, Relaxed};
 
@@ -109,6 +110,21 @@ impl<const N: usize> Stack<N> {
         true
     }
 
+    /// Takes in up to `most` numbers, whatever the limit says, as `fill` puts them in: the first is the next to be taken. There must be room.
+    pub(super) fn put_all(&self, most: usize, fill: impl FnOnce(&mut Places<'_>)) {
+        let len = self.len.load(Relaxed);
+        let all = &self.slots[len..len + most];
+        let mut places = Places(all);
+        fill(&mut places);
+        let unused = places.0.len();
+        if unused > 0 {
+            for (to, from) in all.iter().zip(&all[unused..]) {
+                to.store(from.load(Relaxed), Relaxed);
+            }
+        }
+        self.len.store(len + most - unused, Relaxed);
+    }
+
     /// As [`push`](Self::push), whatever the limit says: for a stack that was just found empty.
     pub(super) fn put(&self, number: usize) {
         let len = self.len.load(Relaxed);
@@ -142,17 +158,41 @@ impl<const N: usize> Stack<N> {
         requested
     }
 
-    /// Takes the `count` oldest out, giving each to `sink`.
-    fn take_oldest(&self, count: usize, mut sink: impl FnMut(usize)) {
+    /// The `count` oldest, or all.
+    fn oldest(&self, count: usize) -> impl Iterator<Item = usize> {
+        let count = count.min(self.len());
+        self.slots[..count].iter().map(|slot| slot.load(Relaxed))
+    }
+
+    /// Forgets the `count` oldest, or all.
+    fn forget_oldest(&self, count: usize) {
         let len = self.len();
         let count = count.min(len);
-        for slot in &self.slots[..count] {
-            sink(slot.load(Relaxed));
-        }
         for (to, from) in self.slots.iter().zip(&self.slots[count..len]) {
             to.store(from.load(Relaxed), Relaxed);
         }
         self.len.store(len - count, Relaxed);
+    }
+}
+
+/// Places of a stack that are filled in from the last to be taken to the first.
+pub(super) struct Places<'s>(&'s [AtomicUsize]);
+
+impl Places<'_> {
+    /// Fills in the numbers from `first` on whose bits are set, the lowest to be taken first.
+    #[inline]
+    pub(super) fn put_bits(&mut self, first: usize, mut bits: u64) {
+        while bits != 0 {
+            // A row of set bits at a time: often all there are.
+            let low = bits.trailing_zeros();
+            let row = (bits >> low).trailing_ones();
+            let (rest, places) = self.0.split_at(self.0.len() - row as usize);
+            for (number, place) in (first + low as usize..).zip(places.iter().rev()) {
+                place.store(number, Relaxed);
+            }
+            self.0 = rest;
+            bits &= u64::MAX.checked_shl(low + row).unwrap_or(0);
+        }
     }
 }
 
@@ -177,15 +217,19 @@ impl CpuSlot {
     }
 }
 
-/// Where a CPU takes from. The trees it has reserved are there plus one; 0 for none. And its part of the count of free frames.
+/// Where a CPU takes from. The trees it has reserved are there plus one, and so is the huge frame; 0 for none. And its part of the count of
+/// free frames.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(super) struct Homes {
     pub(super) small: AtomicUsize,
     pub(super) huge: AtomicUsize,
-    /// For how many searches other trees are not asked for what fits, and how many of them are left.
-    pub(super) pause: AtomicUsize,
-    pub(super) pause_left: AtomicUsize,
+    /// The huge frame that its last run came from.
+    pub(super) runs: AtomicUsize,
+    /// When its own tree is looked at for what fits: single frames, short runs, long ones.
+    pub(super) own_fits: [Pause; 3],
+    /// When other trees are.
+    pub(super) nearby: Pause,
     /// A change of the count of free frames that is not in the common count yet, modulo 2^bits.
     pub(super) free: AtomicUsize,
 }
@@ -250,23 +294,13 @@ impl FrameAllocator<'_> {
 
     /// Gives the oldest of a CPU's stack of single frames back.
     fn empty_small(&self, slot: &CpuSlot, count: usize) {
-        let mut oldest = [0; SMALL];
-        let mut len = 0;
-        slot.small.take_oldest(count, |frame| {
-            oldest[len] = frame;
-            len += 1;
-        });
-        self.give_small(Some(slot), oldest[..len].iter().copied());
+        self.give_small(Some(slot), slot.small.oldest(count));
+        slot.small.forget_oldest(count);
     }
 
     fn empty_huge(&self, slot: &CpuSlot, count: usize) {
-        let mut oldest = [0; HUGE];
-        let mut len = 0;
-        slot.huge.take_oldest(count, |first| {
-            oldest[len] = first;
-            len += 1;
-        });
-        self.give_wholes(Some(slot), oldest[..len].iter().copied());
+        self.give_wholes(Some(slot), slot.huge.oldest(count));
+        slot.huge.forget_oldest(count);
     }
 
     /// Gives all of a CPU's stacks back.

@@ -123,6 +123,18 @@ impl HugePair {
         [bits & HALF == 0, bits >> 16 == 0]
     }
 
+    /// How many frames are free in the even and the odd one, if that is at least `least` (1 or more) but not all; else 0.
+    #[inline]
+    pub(super) fn free_in_partial(&self, least: usize) -> [usize; 2] {
+        let bits = self.0.load(Relaxed);
+        [bits & HALF, bits >> 16].map(|half| {
+            // Whatever is no count of used frames wraps around to more than all.
+            let free = FULL.wrapping_sub(half);
+            let is_so = free.wrapping_sub(least as u32) < FULL - least as u32;
+            if is_so { free as usize } else { 0 }
+        })
+    }
+
     /// Takes both, as one block of order 10 or as two of order 9, if both are free.
     pub(super) fn take_both(&self) -> Option<Change> {
         self.0

@@ -30,6 +30,7 @@ mod index;
 mod metadata;
 #[cfg(all(test, feature = "loom"))]
 mod models;
+mod pause;
 mod record;
 mod runs;
 mod search;

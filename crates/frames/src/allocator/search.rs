@@ -10,15 +10,20 @@
 //! 4. *stealing*: any tree, reserved or not, partly free ones first.
 //!
 //! What fits is found only by looking at bits. Where there is none, many searches would look at them in vain, so a CPU that
-//! has found none nearby leaves the neighbours alone for one search, then for two, four, and so on.
+//! has found none in its own tree does without it for one search, then for two, four, and so on; and so for its neighbours.
+//!
+//! Runs begin with the huge frame that the last one came from, as long as it is partly free: one cache line of bits, instead of
+//! all those of a tree.
 //!
 //! The counts of trees lag (`tree`), so an allocation may fail while another CPU is between two steps of giving back what
 //! would have fitted; who can wait tries again.
 
 use super::FrameAllocator;
-use super::bits::Fit;
-use super::cache::{CpuSlot, PinnedCpu, SMALL};
+use super::bits::{Fit, WORD};
+use super::cache::{CpuSlot, PinnedCpu};
+use super::huge::Fill;
 use super::index::{FrameId, HugeId, Order, TreeId};
+use super::pause::Pause;
 use super::sync::{AtomicUsize, Relaxed};
 use super::tree::Tree;
 
@@ -31,8 +36,18 @@ const GROUP: usize = 64;
 /// The same as [`NEARBY`] for runs, which a partly free huge frame may well not have: all bits have to be looked at.
 const NEARBY_RUNS: usize = 16;
 
-/// Searches for what fits that stay in a CPU's own tree, at most, after one that found nothing nearby.
-const LONGEST_PAUSE: usize = 64;
+/// From this order on runs are long: they hardly ever fit where short ones do.
+const LONG: u8 = 4;
+
+/// Searches, at most, that do not ask for what fits after one that found nothing in a CPU's own tree: single frames, short runs, long ones.
+/// What is short fits soon again, when others were freed.
+const LONGEST_PAUSES: [u16; 3] = [2, 2, 64];
+
+/// The same after one that found nothing nearby, which costs sixteen times as much.
+const LONGEST_PAUSE_NEARBY: u16 = 64;
+
+/// Where a run was found is remembered together with its order.
+const ORDER_BITS: u32 = 4;
 
 /// What is wanted of a tree.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,29 +72,23 @@ impl Want {
 }
 
 impl FrameAllocator<'_> {
-    /// Takes one frame to hand out, and fills a CPU's empty stack of single frames by half.
+    /// Takes one frame to hand out, and fills a CPU's empty stack of single frames, with a word of bits if it can.
     pub(super) fn refill_small(&self, pin: &PinnedCpu, slot: &CpuSlot) -> Option<FrameId> {
-        let want = self.small_limit.div_ceil(2).clamp(1, SMALL / 2);
-        let mut frames = [0; SMALL / 2];
-        let mut len = 0;
-        let mut sink = |frame| {
-            frames[len] = frame;
-            len += 1;
-        };
-        self.search(pin, slot, NEARBY, |tree, kind| {
-            let got = match kind {
-                Want::Fitting => self.take_crumbs(tree, want, &mut sink),
-                Want::Partial => self.take_partial(tree, want, &mut sink),
-                Want::Whole => self.take_breaking(tree, want, &mut sink),
-            };
-            (got > 0).then_some(())
-        })?;
-        self.count_free(Some(slot), -(len as isize));
-        // From the last to the first: they are handed out in the order of their addresses.
-        for &frame in frames[1..len].iter().rev() {
-            slot.small.put(frame);
-        }
-        Some(FrameId::new(frames[0]))
+        let want = (self.small_limit * 3 / 5).clamp(1, WORD);
+        let mut got = 0;
+        slot.small.put_all(want, |places| {
+            let taken = self.search(pin, slot, 0, NEARBY, |tree, kind| {
+                let got = match kind {
+                    Want::Fitting => self.take_crumbs(tree, want, places),
+                    Want::Partial => self.take_partial(tree, want, places),
+                    Want::Whole => self.take_breaking(tree, want, places),
+                };
+                (got > 0).then_some(got)
+            });
+            got = taken.unwrap_or(0);
+        });
+        self.count_free(Some(slot), -(got as isize));
+        slot.small.pop().map(FrameId::new)
     }
 
     /// Takes a run of `order`, 1 to 8.
@@ -89,13 +98,48 @@ impl FrameAllocator<'_> {
         slot: &CpuSlot,
         order: Order,
     ) -> Option<FrameId> {
-        let found = self.search(pin, slot, NEARBY_RUNS, |tree, kind| match kind {
-            Want::Fitting => self.take_run(tree, order, Fit::Exact),
-            Want::Partial => self.take_run(tree, order, Fit::Any),
-            Want::Whole => self.take_run_breaking(tree, order),
+        let class = if order.get() < LONG { 1 } else { 2 };
+        let pause = &slot.homes.own_fits[class];
+        let found = self.run_again(slot, pause, order).or_else(|| {
+            self.search(pin, slot, class, NEARBY_RUNS, |tree, kind| {
+                let found = match kind {
+                    // Where one fits there is hardly room for the next.
+                    Want::Fitting => return self.take_run(tree, order, Fit::Exact),
+                    Want::Partial => self.take_run(tree, order, Fit::Any),
+                    Want::Whole => self.take_run_breaking(tree, order),
+                }?;
+                self.remember_run(slot, found.huge(), order);
+                Some(found)
+            })
         })?;
         self.count_free(Some(slot), -(order.frames() as isize));
         Some(found)
+    }
+
+    /// Takes a run from the huge frame that this CPU's last long one came from, if it is partly free.
+    fn run_again(&self, slot: &CpuSlot, pause: &Pause, order: Order) -> Option<FrameId> {
+        let (huge, _) = remembered_run(slot)?;
+        let fit = if order.get() < LONG && pause.is_over() {
+            Fit::Exact
+        } else {
+            Fit::Any
+        };
+        match self.counter(huge).fill() {
+            Fill::Partial(free) if free >= order.frames() => self.take_run_in(huge, order, fit),
+            _ => None,
+        }
+    }
+
+    /// Remembers where a run was found, unless there may be longer ones where one was found before: else runs of different orders would
+    /// each lead the next astray.
+    fn remember_run(&self, slot: &CpuSlot, huge: HugeId, order: Order) {
+        let keep = remembered_run(slot).is_some_and(|(huge, its)| {
+            order.get() < its && matches!(self.counter(huge).fill(), Fill::Partial(_))
+        });
+        if !keep {
+            let known = (huge.get() + 1) << ORDER_BITS | usize::from(order.get());
+            slot.homes.runs.store(known, Relaxed);
+        }
     }
 
     /// Takes one huge frame to hand out, and some for the CPU's empty stack.
@@ -130,13 +174,21 @@ impl FrameAllocator<'_> {
         &self,
         pin: &PinnedCpu,
         slot: &CpuSlot,
+        class: usize,
         nearby: usize,
         mut take: impl FnMut(TreeId, Want) -> Option<T>,
     ) -> Option<T> {
         let home = &slot.homes.small;
         let own = self.home(home);
-        if let Some(got) = own.and_then(|own| take(own, Want::Fitting)) {
-            return Some(got);
+        let pause = &slot.homes.own_fits[class];
+        if let Some(own) = own
+            && pause.is_over()
+        {
+            let got = take(own, Want::Fitting);
+            pause.note(got.is_some(), LONGEST_PAUSES[class]);
+            if got.is_some() {
+                return got;
+            }
         }
         let trees = || self.upwards(pin, own);
         if let Some(got) = self.fitting_nearby(pin, slot, trees(), &mut take) {
@@ -172,19 +224,12 @@ impl FrameAllocator<'_> {
         take: &mut impl FnMut(TreeId, Want) -> Option<T>,
     ) -> Option<T> {
         let homes = &slot.homes;
-        let left = homes.pause_left.load(Relaxed);
-        if left > 0 {
-            homes.pause_left.store(left - 1, Relaxed);
+        if !homes.nearby.is_over() {
             return None;
         }
         let near = trees.take(NEARBY_RUNS);
         let got = self.settle_in(pin, &homes.small, near, Want::Fitting, take);
-        let pause = match got {
-            Some(_) => 0,
-            None => (2 * homes.pause.load(Relaxed)).clamp(1, LONGEST_PAUSE),
-        };
-        homes.pause.store(pause, Relaxed);
-        homes.pause_left.store(pause, Relaxed);
+        homes.nearby.note(got.is_some(), LONGEST_PAUSE_NEARBY);
         got
     }
 
@@ -256,6 +301,7 @@ impl FrameAllocator<'_> {
                 home.store(0, Relaxed);
             }
         }
+        slot.homes.runs.store(0, Relaxed);
     }
 
     fn home(&self, home: &AtomicUsize) -> Option<TreeId> {
@@ -299,4 +345,11 @@ impl FrameAllocator<'_> {
             begin(usize::from(pin.cpu()) + 1),
         )
     }
+}
+
+/// Where a CPU's runs come from, and the order of the one for which that was found.
+fn remembered_run(slot: &CpuSlot) -> Option<(HugeId, u8)> {
+    let known = slot.homes.runs.load(Relaxed);
+    let huge = (known >> ORDER_BITS).checked_sub(1)?;
+    Some((HugeId::new(huge), (known & ((1 << ORDER_BITS) - 1)) as u8))
 }

@@ -8,22 +8,18 @@
 
 use super::FrameAllocator;
 use super::bits::{Fit, WORD};
-use super::huge::{Change, Fill, HugePair};
+use super::cache::Places;
+use super::huge::{Change, Fill};
 use super::index::{FrameId, HUGE_FRAMES, HugeId, Order, TREE_HUGES, TreeId};
 
 impl FrameAllocator<'_> {
     /// Takes up to `want` single frames that fit from partly free huge frames of the tree; how many.
-    pub(super) fn take_crumbs(
-        &self,
-        tree: TreeId,
-        want: usize,
-        mut sink: impl FnMut(usize),
-    ) -> usize {
+    pub(super) fn take_crumbs(&self, tree: TreeId, want: usize, to: &mut Places<'_>) -> usize {
         let mut got = 0;
         for huge in self.partials(tree, 1) {
             let crumbs = self.bits(huge).crumbs();
             if crumbs > 0 {
-                got += self.take_singles(huge, crumbs.min(want - got), &mut sink);
+                got += self.take_singles(huge, crumbs.min(want - got), to);
             }
             if got == want {
                 break;
@@ -33,15 +29,10 @@ impl FrameAllocator<'_> {
     }
 
     /// Takes up to `want` single frames from partly free huge frames of the tree; how many.
-    pub(super) fn take_partial(
-        &self,
-        tree: TreeId,
-        want: usize,
-        mut sink: impl FnMut(usize),
-    ) -> usize {
+    pub(super) fn take_partial(&self, tree: TreeId, want: usize, to: &mut Places<'_>) -> usize {
         let mut got = 0;
         for huge in self.partials(tree, 1) {
-            got += self.take_singles(huge, want - got, &mut sink);
+            got += self.take_singles(huge, want - got, to);
             if got == want {
                 break;
             }
@@ -50,14 +41,9 @@ impl FrameAllocator<'_> {
     }
 
     /// Takes up to `want` single frames from a wholly free huge frame of the tree; how many.
-    pub(super) fn take_breaking(
-        &self,
-        tree: TreeId,
-        want: usize,
-        mut sink: impl FnMut(usize),
-    ) -> usize {
+    pub(super) fn take_breaking(&self, tree: TreeId, want: usize, to: &mut Places<'_>) -> usize {
         while let Some(huge) = self.lonely(tree) {
-            let got = self.take_singles(huge, want, &mut sink);
+            let got = self.take_singles(huge, want, to);
             if got > 0 {
                 return got;
             }
@@ -65,17 +51,13 @@ impl FrameAllocator<'_> {
         0
     }
 
-    fn take_singles(&self, huge: HugeId, want: usize, sink: &mut impl FnMut(usize)) -> usize {
+    fn take_singles(&self, huge: HugeId, want: usize, to: &mut Places<'_>) -> usize {
         let Some((count, change)) = self.counter(huge).reserve(1, want) else {
             return 0;
         };
         let first = huge.first_frame().get();
-        self.bits(huge).claim_reserved(count, |word, mut bits| {
-            while bits != 0 {
-                sink(first + word * WORD + bits.trailing_zeros() as usize);
-                bits &= bits - 1;
-            }
-        });
+        self.bits(huge)
+            .claim_reserved(count, |word, bits| to.put_bits(first + word * WORD, bits));
         self.tree(huge.tree()).note(change);
         count
     }
@@ -83,24 +65,30 @@ impl FrameAllocator<'_> {
     /// Takes a run of `order`, 1 to 8, from a partly free huge frame of the tree.
     pub(super) fn take_run(&self, tree: TreeId, order: Order, fit: Fit) -> Option<FrameId> {
         self.partials(tree, order.frames())
-            .filter(|&huge| self.bits(huge).has_run(order.frames(), fit))
             .find_map(|huge| self.take_run_in(huge, order, fit))
     }
 
     /// Takes a run of `order`, 1 to 8, from a wholly free huge frame of the tree.
     pub(super) fn take_run_breaking(&self, tree: TreeId, order: Order) -> Option<FrameId> {
         while let Some(huge) = self.lonely(tree) {
-            if let Some(frame) = self.take_run_in(huge, order, Fit::Any) {
+            if let Some(frame) = self.take_run_at(huge, 0, order, Fit::Any) {
                 return Some(frame);
             }
         }
         None
     }
 
-    fn take_run_in(&self, huge: HugeId, order: Order, fit: Fit) -> Option<FrameId> {
+    /// Takes a run of `order`, 1 to 8, from a huge frame that is partly free.
+    pub(super) fn take_run_in(&self, huge: HugeId, order: Order, fit: Fit) -> Option<FrameId> {
+        // Most that cannot be had are seen without a write.
+        let place = self.bits(huge).look_for_run(order.frames(), fit)?;
+        self.take_run_at(huge, place, order, fit)
+    }
+
+    fn take_run_at(&self, huge: HugeId, place: usize, order: Order, fit: Fit) -> Option<FrameId> {
         let len = order.frames();
         let (_, mut change) = self.counter(huge).reserve(len, len)?;
-        let at = self.bits(huge).claim_run(len, fit);
+        let at = self.bits(huge).claim_run(place, len, fit);
         if at.is_none() {
             change = change.and(self.counter(huge).give(len));
         }
@@ -194,29 +182,26 @@ impl FrameAllocator<'_> {
         claimed
     }
 
-    /// The huge frames of the tree that are partly free, with at least `least` free frames, from the fullest to the emptiest.
+    /// The huge frames of the tree that are partly free, with at least `least` free frames, from the fullest to the emptiest. They are put in
+    /// order as they are asked for: mostly the first will do.
     fn partials(&self, tree: TreeId, least: usize) -> impl Iterator<Item = HugeId> + use<> {
         let mut ranks = [0; TREE_HUGES];
         let mut len = 0;
-        for (place, fill) in self
-            .pairs(tree)
-            .iter()
-            .flat_map(HugePair::fills)
-            .enumerate()
-        {
-            if let Fill::Partial(free) = fill
-                && free >= least
-            {
-                ranks[len] = (free * TREE_HUGES + place) as u16;
-                len += 1;
+        for (index, pair) in self.pairs(tree).iter().enumerate() {
+            for (place, free) in (2 * index..).zip(pair.free_in_partial(least)) {
+                if free > 0 {
+                    ranks[len] = (free * TREE_HUGES + place) as u16;
+                    len += 1;
+                }
             }
         }
-        ranks[..len].sort_unstable();
         let first = tree.first_huge().get();
-        ranks
-            .into_iter()
-            .take(len)
-            .map(move |rank| HugeId::new(first + usize::from(rank) % TREE_HUGES))
+        let mut last = 0;
+        core::iter::from_fn(move || {
+            let rest = ranks[..len].iter().copied().filter(|&rank| rank > last);
+            last = rest.min()?;
+            Some(HugeId::new(first + usize::from(last) % TREE_HUGES))
+        })
     }
 
     /// A wholly free huge frame, rather one whose neighbour is not.

@@ -188,7 +188,7 @@ fn loom_a_run_that_does_not_fit_leaves_nothing_behind() {
         let run = thread::spawn(move || {
             let counter = other.pair.half(EVEN);
             counter.reserve(2, 2)?;
-            let at = other.bits().claim_run(2, Fit::Any);
+            let at = other.bits().claim_run(0, 2, Fit::Any);
             if at.is_none() {
                 counter.give(2);
             }
