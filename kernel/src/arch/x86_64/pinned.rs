@@ -7,6 +7,7 @@
 use core::mem::MaybeUninit;
 
 use kspace_frames::PinnedCpu;
+use x86_64::instructions::interrupts;
 
 use super::per_cpu;
 use crate::acpi::MAX_CPUS;
@@ -43,9 +44,16 @@ pub(super) unsafe fn own_pin() -> &'static PinnedCpu {
 
 /// Runs `body` with interrupts off and the proof that it stays on this CPU. `body` must not turn them on, and must wait for another
 /// CPU only in a way that serves the other's requests meanwhile ([`drain`](super::drain)).
-#[inline]
+#[inline(always)]
 pub fn pinned<R>(body: impl FnOnce(&PinnedCpu) -> R) -> R {
-    x86_64::instructions::interrupts::without_interrupts(|| {
-        body(&PINS.0[per_cpu::current().index() as usize])
-    })
+    // One place for the call, unlike `without_interrupts`, so that a short body is made part of the caller.
+    let were_on = interrupts::are_enabled();
+    if were_on {
+        interrupts::disable();
+    }
+    let result = body(&PINS.0[per_cpu::current().index() as usize]);
+    if were_on {
+        interrupts::enable();
+    }
+    result
 }
