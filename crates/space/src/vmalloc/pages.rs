@@ -49,6 +49,18 @@ impl Pages {
         }
     }
 
+    /// Whether it has no page. (Arrays are compared byte by byte.)
+    #[inline]
+    pub(super) fn is_none(self) -> bool {
+        self.0.iter().fold(0, |all, word| all | word) == 0
+    }
+
+    /// Whether it has every page.
+    #[inline]
+    pub(super) fn is_all(self) -> bool {
+        self.0.iter().fold(u64::MAX, |all, word| all & word) == u64::MAX
+    }
+
     pub(super) fn overlaps(self, other: Self) -> bool {
         self.0
             .iter()
@@ -58,14 +70,14 @@ impl Pages {
 
     /// The greatest power of two of which the longest run has as many pages, as its exponent; `None` for the empty set.
     pub(super) fn longest_log2(self) -> Option<u32> {
-        if self == Self::NONE {
+        if self.is_none() {
             return None;
         }
         // Pages at which a run of 2^exponent pages begins.
         let (mut starts, mut exponent) = (self, 0);
         loop {
             let longer = starts.and(starts.down(1 << exponent));
-            if longer == Self::NONE {
+            if longer.is_none() {
                 return Some(exponent);
             }
             (starts, exponent) = (longer, exponent + 1);

@@ -160,8 +160,8 @@ impl Pool {
         before: Pages,
         after: Pages,
     ) {
-        self.empty -= u64::from(before == Pages::ALL);
-        self.empty += u64::from(after == Pages::ALL);
+        self.empty -= u64::from(before.is_all());
+        self.empty += u64::from(after.is_all());
         chunk.set_free(after);
         let place = after.longest_log2().unwrap_or(0) as usize;
         if place as u64 != chunk.pool_place().load(Ordering::Relaxed) {

@@ -160,7 +160,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         while let Some(chunk) = self.linked(next) {
             next = chunk.dirty_next().load(Ordering::Relaxed);
             let lazy = take_lazy(chunk.lazy(), chunk.mark());
-            if lazy == [0; 4] {
+            if lazy.iter().all(|word| *word == 0) {
                 continue;
             }
             chunk.set_batch(lazy);
