@@ -4,7 +4,7 @@
 use core::fmt;
 
 use kspace::vmalloc::{AreaError, AreaRequest, FreeError, Kind};
-use kspace_frames::zone::{Hooks, Request, ZoneError};
+use kspace_frames::zone::{Hooks, Request};
 use kspace_layout::{FRAME_SIZE, Pfn, VirtRange};
 
 use super::Dice;
@@ -24,7 +24,6 @@ const STACK_ALIGN: u64 = 2 * 16 * 1024;
 pub(super) enum Trouble {
     Area(AreaError),
     Free(FreeError),
-    Frame(ZoneError),
 }
 
 impl From<AreaError> for Trouble {
@@ -44,7 +43,6 @@ impl fmt::Display for Trouble {
         match self {
             Self::Area(error) => error.fmt(f),
             Self::Free(error) => error.fmt(f),
-            Self::Frame(error) => error.fmt(f),
         }
     }
 }
@@ -52,8 +50,8 @@ impl fmt::Display for Trouble {
 /// How many loops were done.
 type Done = Result<u64, Trouble>;
 
-/// Does a workload, so many loops of it.
-pub(super) fn run(test: AreaTest, areas: &Areas, loops: u64) -> Done {
+/// Does a workload, so many loops of it. The one that maps a page of somebody else's maps `own`, which stays the caller's until a purge.
+pub(super) fn run(test: AreaTest, areas: &Areas, loops: u64, own: Pfn) -> Done {
     match test {
         AreaTest::FixSize => fix_size(areas, loops),
         AreaTest::FullFit => full_fit(areas, loops),
@@ -62,7 +60,7 @@ pub(super) fn run(test: AreaTest, areas: &Areas, loops: u64) -> Done {
         AreaTest::FixAlign => fix_align(areas, loops),
         AreaTest::RandomSizeAlign => random_size_align(areas, loops),
         AreaTest::AlignShift => align_shift(areas),
-        AreaTest::VmMapRam => vm_map_ram(areas, loops),
+        AreaTest::VmMapRam => vm_map_ram(areas, loops, own),
         AreaTest::Bookkeeping | AreaTest::Scaling => Ok(0),
     }
 }
@@ -190,23 +188,14 @@ fn align_shift(areas: &Areas) -> Done {
 }
 
 #[inline(never)]
-fn vm_map_ram(areas: &Areas, loops: u64) -> Done {
-    let Some(memory) = memory::get() else {
-        return Ok(0);
-    };
-    let block = memory
-        .allocate(&Request::order(0))
-        .map_err(Trouble::Frame)?;
-    let frame = block.pfn();
+fn vm_map_ram(areas: &Areas, loops: u64, own: Pfn) -> Done {
     let request = AreaRequest::new(FRAME_SIZE).kind(Kind::ShortLived);
     for _ in 0..loops {
-        // SAFETY: the frame is this function's; the block is freed only after a purge.
-        let area = unsafe { areas.map(&request, |_| frame)? };
+        // SAFETY: the frame is the caller's, who frees it only after a purge.
+        let area = unsafe { areas.map(&request, |_| own)? };
         write(area, b'a');
         free(areas, area)?;
     }
-    areas.purge();
-    memory.free(block);
     Ok(loops)
 }
 

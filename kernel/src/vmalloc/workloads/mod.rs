@@ -16,6 +16,8 @@ mod linux;
 mod scaling;
 mod soak;
 
+use kspace_frames::zone::Request;
+
 use crate::arch;
 use crate::command_line::{AreaTest, AreaTests};
 use crate::info;
@@ -42,11 +44,16 @@ fn one(test: AreaTest, loops: u64) -> bool {
     let (Some(areas), Some(memory)) = (super::get(), crate::memory::get()) else {
         return false;
     };
+    // In use until after the second count, whose purge makes every CPU forget it.
+    let Ok(own) = memory.allocate(&Request::order(0)) else {
+        return false;
+    };
     let before = Account::take(areas, memory);
     let (began, purges) = (arch::ticks(), areas.totals().purges);
-    let done = linux::run(test, areas, loops);
+    let done = linux::run(test, areas, loops, own.pfn());
     let (took, purges) = (arch::ticks() - began, areas.totals().purges - purges);
     let after = Account::take(areas, memory);
+    memory.free(own);
     match &done {
         Ok(done) => info!(
             "test-vmalloc: {test}: {done} loops in {took} ticks, {purges} purges: {} ticks each",
