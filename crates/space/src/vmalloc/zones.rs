@@ -22,8 +22,8 @@ pub trait Pinned {
     fn home(&self) -> NodeId;
 }
 
-/// Frames of `zones`, as near to the CPU as can be. They are asked for once, and nothing is reclaimed for them: whoever is refused
-/// purges, and asks again.
+/// Frames of `zones`, as near to the CPU as can be. Nothing is reclaimed for them but what this CPU keeps: whoever is refused purges, and
+/// asks again.
 pub struct AreaZones<'z, P, H> {
     zones: &'z Zones<'z, FrameAllocator<'z>>,
     nodes: &'z Nodes,
@@ -83,6 +83,24 @@ impl<'z, P, H> AreaZones<'z, P, H> {
 impl<P: Interrupts<Off: Pinned>, H: Hooks> AreaZones<'_, P, H> {
     #[inline(always)]
     fn allocate_block(&self, guard: &P::Off, home: NodeId, request: &Request) -> Option<Block<'_>> {
+        let hooks = NoReclaim(&self.hooks, PhantomData);
+        match self.zones.allocate(guard.pin(), home, request, &hooks) {
+            Ok(block) => Some(block),
+            Err(_) => self.allocate_drained(guard, home, request),
+        }
+    }
+
+    /// Asks again without the frames that this CPU keeps for itself: the marks count them as used.
+    #[cold]
+    fn allocate_drained(
+        &self,
+        guard: &P::Off,
+        home: NodeId,
+        request: &Request,
+    ) -> Option<Block<'_>> {
+        for zone in self.zones.as_slice() {
+            zone.frames().drain(guard.pin());
+        }
         let hooks = NoReclaim(&self.hooks, PhantomData);
         self.zones.allocate(guard.pin(), home, request, &hooks).ok()
     }
