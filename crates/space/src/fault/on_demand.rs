@@ -25,7 +25,7 @@ pub struct AreaSpot {
 impl AreaSpot {
     /// What `areas` knows of `address`; `None` when no area is, or was, there.
     ///
-    /// Takes the locks of `areas`: not for a fault inside this crate, nor for a handler of NMIs.
+    /// Waits for no lock of `areas`, so it says less while another CPU changes the books of large areas, or was stopped doing so.
     #[must_use]
     pub fn of<K: Kernel, const CPUS: usize>(
         areas: &Vmalloc<'_, K, CPUS>,
@@ -34,11 +34,11 @@ impl AreaSpot {
         if !areas.area().contains(address) {
             return None;
         }
-        let area = areas.find(address);
+        let area = areas.try_find(address);
         let above = address.align_down(FRAME_SIZE).checked_add(FRAME_SIZE).ok();
         let stack = above
             .filter(|_| area.is_none_or(|area| !area.range.contains(address)))
-            .and_then(|above| areas.find(above))
+            .and_then(|above| areas.try_find(above))
             .filter(|stack| {
                 stack.kind == Kind::Stack
                     && stack.state == State::Live

@@ -39,4 +39,35 @@ impl<T> Lock<T> {
         self.held.store(false, Ordering::Release);
         result
     }
+
+    /// As [`with`](Self::with), for who cannot wait: `None` when it is held, perhaps for ever, by a CPU that was stopped meanwhile. `_off` is what
+    /// keeps interrupts off.
+    pub(super) fn try_with<O, R>(&self, _off: &O, body: impl FnOnce(&mut T) -> R) -> Option<R> {
+        if self.held.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        // SAFETY: as in `with`.
+        let result = body(unsafe { &mut *self.value.get() });
+        self.held.store(false, Ordering::Release);
+        Some(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Lock, Ordering};
+
+    #[test]
+    fn who_cannot_wait_does_without_what_is_held() {
+        let lock = Lock::new(1);
+        let double = |value: &mut i32| {
+            *value *= 2;
+            *value
+        };
+        assert_eq!(lock.try_with(&(), double), Some(2));
+        lock.held.store(true, Ordering::Relaxed);
+        assert_eq!(lock.try_with(&(), double), None);
+        lock.held.store(false, Ordering::Relaxed);
+        assert_eq!(lock.try_with(&(), double), Some(4));
+    }
 }

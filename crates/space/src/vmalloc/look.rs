@@ -67,13 +67,28 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// The area that `address` lies in, or in whose guard page.
     #[must_use]
     pub fn find(&self, address: VirtAddr) -> Option<AreaInfo> {
+        self.find_by(address, Self::find_large)
+    }
+
+    /// As [`find`](Self::find), without waiting for any lock: for who explains a fault, while a CPU that was stopped may hold one. `None` also
+    /// when another CPU has the books of large areas just now.
+    #[must_use]
+    pub fn try_find(&self, address: VirtAddr) -> Option<AreaInfo> {
+        self.find_by(address, Self::try_find_large)
+    }
+
+    fn find_by(
+        &self,
+        address: VirtAddr,
+        large: impl FnOnce(&Self, VirtAddr) -> Option<AreaInfo>,
+    ) -> Option<AreaInfo> {
         if !self.area().contains(address) {
             return None;
         }
         let off = self.off();
         let Some(books) = self.index.get(self, self.number_of(address)) else {
             drop(off);
-            return self.find_large(address);
+            return large(self, address);
         };
         let page = address.as_u64() / FRAME_SIZE % CHUNK_PAGES;
         self.around(self.chunk(books), page)

@@ -11,6 +11,12 @@ impl<K: Kernel, const CPUS: usize> Vmalloc<'_, K, CPUS> {
         self.with_books(&self.off(), |books| books.find(address))
     }
 
+    /// The same, or `None`, when another CPU has the books.
+    pub(in crate::vmalloc) fn try_find_large(&self, address: VirtAddr) -> Option<AreaInfo> {
+        let books = &self.large.books;
+        books.try_with(&self.off(), |books| books.find(address))?
+    }
+
     /// The first large area that begins at or after an address.
     pub(in crate::vmalloc) fn next_large(&self, from: VirtAddr) -> Option<AreaInfo> {
         self.with_books(&self.off(), |books| books.next(from))
