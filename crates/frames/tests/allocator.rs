@@ -102,6 +102,26 @@ fn what_another_cpu_keeps_comes_back_on_request() {
 }
 
 #[test]
+fn in_a_small_zone_a_full_stack_is_emptied_by_half_too() {
+    // Too little memory for a CPU to keep huge frames.
+    let books = Books::new(0, 2048, 1);
+    let frames = whole(&books);
+    let limit = frames.cache_limit();
+    assert!(limit < 512);
+    let blocks: Vec<Block<'_>> = (0..3 * limit)
+        .map(|_| frames.allocate(&cpu(0), Order::FRAME, Owner::USER).unwrap())
+        .collect();
+    for (index, block) in blocks.into_iter().enumerate() {
+        block.free(&cpu(0)).unwrap();
+        if index >= limit {
+            let kept = frames.cached_frames();
+            assert!((limit / 2..=limit).contains(&kept), "{kept} of {limit}");
+        }
+    }
+    all_back(&frames, 1);
+}
+
+#[test]
 fn holes_stay_reserved() {
     let books = Books::new(0x100, 3 * TREE_FRAMES, 1);
     let frames = books.allocator();

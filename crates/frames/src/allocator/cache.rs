@@ -22,7 +22,7 @@ use super::pause::Pause;
 use super::record::FreedBy;
 use super::sync::{AtomicUsize, Relaxed};
 
-/// Single frames that a CPU keeps at most, nearly 512 KiB. Linux's batch of 63 and high mark above it is of that size
+/// Single frames that a CPU keeps at most, 440 KiB. Linux's batch of 63 and high mark above it is of that size
 /// (mm/page_alloc.c, `zone_batchsize`). As many as make a [`CpuSlot`] 1024 bytes: finding one is a shift.
 pub(super) const SMALL: usize = if cfg!(feature = "loom") { 4 } else { 110 };
 
@@ -238,7 +238,8 @@ impl FrameAllocator<'_> {
     /// What the slow path begins with: follows a request to empty, and opens a stack not used yet.
     pub(super) fn settle(&self, slot: &CpuSlot) {
         let small = slot.small.settle(self.small_limit);
-        let huge = slot.huge.settle(self.huge_limit);
+        // Where CPUs keep no huge frames the limit is always 0, and asks for nothing.
+        let huge = slot.huge.settle(self.huge_limit) && self.huge_limit > 0;
         if small || huge {
             self.empty(slot);
         }
