@@ -1,14 +1,17 @@
-//! A kernel's own address space on x86: the direct map, the kernel image, what is checked about them, and what a fault
-//! in them means.
+//! A kernel's own address space on x86: the direct map, the kernel image, the areas that are mapped on demand, what is checked about
+//! them, and what a fault in them means.
 //!
 //! ```text
 //!   MemoryMap --> direct_map::plan --> direct_map::build --.
 //!   Layout ----> image::ImageMap ----> image::build -------+--> page tables --> verify: are they what layout and map say?
-//!   Nodes -----> vmemmap::arrange ---> vmemmap::build -----'                    fault: why did this access fail?
+//!   Nodes -----> vmemmap::arrange ---> vmemmap::build -----+                    fault: why did this access fail?
+//!                                                          |
+//!   areas (vmap, ioremap, stacks, code) --> vmalloc -------'    shootdown: every CPU forgets what was taken out
+//!                                             '-- ranges: which addresses are free
 //! ```
 //!
 //! The crate decides *what* is mapped; how an entry looks is [`kspace_paging`]'s business, and where areas lie
-//! [`kspace_layout`]'s. It allocates nothing.
+//! [`kspace_layout`]'s. It has no heap: all its books are in frames that it is given.
 
 #![no_std]
 

@@ -173,6 +173,7 @@ impl<M: PhysMemory, F: FrameSource> Ranges<'_, M, F> {
         }
         self.free_pages += back.pages;
         self.allocations = allocations;
+        self.gave_back += 1;
         self.slab.trim(allocations + 1);
         Ok(())
     }

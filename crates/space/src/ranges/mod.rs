@@ -57,6 +57,8 @@ pub struct Ranges<'a, M: PhysMemory, F: FrameSource> {
     free_pages: u64,
     range_count: u64,
     allocations: u64,
+    /// How often addresses were given back, ever.
+    gave_back: u64,
 }
 
 impl<'a, M: PhysMemory, F: FrameSource> Ranges<'a, M, F> {
@@ -78,6 +80,7 @@ impl<'a, M: PhysMemory, F: FrameSource> Ranges<'a, M, F> {
             free_pages: span.pages,
             range_count: 0,
             allocations: 0,
+            gave_back: 0,
         };
         ranges.keep_nodes_for(0)?;
         ranges.insert(span, Gap::ROOT);
@@ -123,6 +126,12 @@ impl<'a, M: PhysMemory, F: FrameSource> Ranges<'a, M, F> {
     #[must_use]
     pub const fn allocations(&self) -> u64 {
         self.allocations
+    }
+
+    /// How often addresses were given back, ever: as long as it stays the same, no free range has grown.
+    #[must_use]
+    pub const fn gave_back(&self) -> u64 {
+        self.gave_back
     }
 
     /// The memory that the books take, in bytes.

@@ -1,5 +1,7 @@
 //! The purge of large areas: the steps that the purger takes for them beside those for chunks.
 
+use core::sync::atomic::Ordering;
+
 use kspace_layout::{FRAME_SIZE, PageSize, PagingMode, Pfn, PhysAddr, VirtAddr, VirtRange};
 use kspace_paging::{Flush, Invalidation};
 
@@ -82,8 +84,13 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
 
     /// Takes out and frees the page tables that areas have left behind anywhere in the free address space. Only the purger calls this.
     ///
-    /// It holds one part of the addresses after the other meanwhile, as much as a root entry translates.
+    /// It holds one part of the addresses after the other meanwhile, as much as a root entry translates. When none were given back since the
+    /// last time it has nothing to do: tables are made only in addresses that are taken.
     pub(in crate::vmalloc) fn trim_tables(&self, purged: &mut Purged) {
+        let mut gave_back = self.with_space(&self.off(), |space| space.gave_back());
+        if gave_back == self.trimmed.load(Ordering::Relaxed) {
+            return;
+        }
         let mut from = Some(self.area().start());
         while let Some(part) = from.and_then(|from| self.hold_free(from)) {
             from = part.last().checked_add(1).ok();
@@ -92,7 +99,10 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             }
             let freed = self.with_space(&self.off(), |space| space.free(part));
             debug_assert!(freed.is_ok(), "it was held");
+            gave_back += 1;
         }
+        // Without what others gave back meanwhile: the next time looks again for theirs.
+        self.trimmed.store(gave_back, Ordering::Relaxed);
     }
 
     fn flush_tables(&self, token: Flush) -> u64 {
