@@ -7,7 +7,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kspace::shootdown::Quarantine;
-use kspace_layout::{AreaKind, FRAME_SIZE, PageSize, PhysAddr, VirtRange};
+use kspace_layout::{AreaKind, FRAME_SIZE, PageSize, PhysAddr, VirtAddr, VirtRange};
 use kspace_paging::{Editor, Flush, FrameSource, Invalidation, Protection, Stale};
 
 use super::boot::{self, Handoff};
@@ -54,15 +54,13 @@ fn measure_or_spin(cpu: &'static CpuData) {
 }
 
 fn flushes(handoff: &Handoff, others: u64) {
-    let Some(first) = page(handoff, 0) else {
+    let Some(modules) = modules(handoff) else {
         return;
     };
     let whose = if others == 0 { "local" } else { "remote" };
-    let one = ticks_each(|| shootdown::KERNEL.invalidate(&stale(first)));
+    let one = ticks_each(|| shootdown::KERNEL.invalidate(&stale(page(modules, 0))));
     info!("measure: {whose} flush of a page, {others} other CPUs: {one} ticks");
-    let pages = (0..BATCH as u64)
-        .filter_map(|index| page(handoff, 2 * index))
-        .map(stale);
+    let pages = (0..BATCH as u64).map(|index| stale(page(modules, 2 * index)));
     let batch = ticks_each(|| shootdown::KERNEL.invalidate_all(pages.clone()));
     info!("measure: {whose} flush of a batch of {BATCH}, {others} other CPUs: {batch} ticks");
 }
@@ -127,7 +125,7 @@ fn map_and_unmap(handoff: &Handoff, memory: &Window) -> Option<Flush<PhysAddr>> 
         let (mode, limits) = (handoff.plan.layout.mode(), handoff.plan.limits);
         Editor::<PageFormat, _, _>::new(mode, handoff.root, limits, memory, &frames).ok()?
     };
-    let range = page(handoff, NEXT.fetch_add(1, Ordering::Relaxed))?;
+    let range = page(modules(handoff)?, NEXT.fetch_add(1, Ordering::Relaxed));
     let frame = frames.allocate()?;
     if editor
         .map(range, frame, Protection::KERNEL_DATA, PageSize::Size4K)
@@ -139,13 +137,17 @@ fn map_and_unmap(handoff: &Handoff, memory: &Window) -> Option<Flush<PhysAddr>> 
     Some(editor.unmap(range).ok()?.with(frame))
 }
 
-fn page(handoff: &Handoff, index: u64) -> Option<VirtRange> {
-    let modules = handoff.plan.layout.area(AreaKind::Modules)?.range();
-    VirtRange::try_new(
-        modules.start().checked_add(index * FRAME_SIZE).ok()?,
+/// Area modules, in which nothing else is mapped.
+fn modules(handoff: &Handoff) -> Option<VirtRange> {
+    Some(handoff.plan.layout.area(AreaKind::Modules)?.range())
+}
+
+/// A page of an area, which has more than twice as many as there are numbers.
+fn page(area: VirtRange, index: u64) -> VirtRange {
+    VirtRange::new(
+        VirtAddr::new(area.start().as_u64() + index * FRAME_SIZE),
         FRAME_SIZE,
     )
-    .ok()
 }
 
 fn stale(range: VirtRange) -> Invalidation {
