@@ -12,7 +12,6 @@ mod entropy;
 mod explain;
 mod fw_cfg;
 mod idt;
-mod interrupts;
 mod leave;
 mod measure;
 mod measure_frames;

@@ -1,21 +1,26 @@
-//! The proof that what allocates stays on its CPU and is not interrupted there: interrupts are off while it is lent.
+//! Interrupts kept off for a moment, and with them the proof that what allocates stays on its CPU and is not interrupted there: as a
+//! value, which [`kspace::platform::Interrupts`] wants, and around a call.
 //!
 //! Each CPU has exactly one [`PinnedCpu`], made at compile time and only ever lent, so code that is called while the proof is lent
 //! (a hook, a heap that grows) may ask again and gets the same one. An interrupt handler that allocates finds no allocator call
 //! below it that is half done. An NMI may; its handler stops the CPU and allocates nothing.
 
+use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
+use kspace::platform::Interrupts;
+use kspace::vmalloc::Pinned;
 use kspace_frames::PinnedCpu;
+use kspace_frames::zone::NodeId;
 use x86_64::instructions::interrupts;
 
 use super::per_cpu;
+use super::shootdown::Machine;
 use crate::acpi::MAX_CPUS;
 
 struct Pins([PinnedCpu; MAX_CPUS]);
 
-// SAFETY: a CPU is lent only its own proof: by `pinned`, to a function that runs on it to its end, or by `own_pin`, whose caller
-// promises the same.
+// SAFETY: a CPU is lent only its own proof, by an `InterruptsOff` that stays on it, and only as long as that lives.
 unsafe impl Sync for Pins {}
 
 static PINS: Pins = Pins(make());
@@ -24,7 +29,7 @@ const fn make() -> [PinnedCpu; MAX_CPUS] {
     let mut pins = [const { MaybeUninit::<PinnedCpu>::uninit() }; MAX_CPUS];
     let mut cpu = 0;
     while cpu < MAX_CPUS {
-        // SAFETY: the one proof for this CPU, used only with interrupts off on it: see `pinned`.
+        // SAFETY: the one proof for this CPU, used only with interrupts off on it: see `InterruptsOff`.
         pins[cpu] = MaybeUninit::new(unsafe { PinnedCpu::new(cpu as u16) });
         cpu += 1;
     }
@@ -32,14 +37,60 @@ const fn make() -> [PinnedCpu; MAX_CPUS] {
     unsafe { core::mem::transmute::<_, [PinnedCpu; MAX_CPUS]>(pins) }
 }
 
-/// This CPU's proof.
-///
-/// # Safety
-///
-/// Interrupts are off, and stay off as long as the reference is used.
-#[inline(always)]
-pub(super) unsafe fn own_pin() -> &'static PinnedCpu {
-    &PINS.0[per_cpu::current().index() as usize]
+/// Interrupts are off on this CPU as long as this lives, and it has the CPU's proof. Several end in the reverse of the order in which they
+/// began.
+#[derive(Debug)]
+pub struct InterruptsOff {
+    were_on: bool,
+    pin: &'static PinnedCpu,
+    /// It belongs to the CPU that made it.
+    here: PhantomData<*const ()>,
+}
+
+impl InterruptsOff {
+    #[inline(always)]
+    fn new() -> Self {
+        let were_on = interrupts::are_enabled();
+        if were_on {
+            interrupts::disable();
+        }
+        Self {
+            were_on,
+            pin: &PINS.0[per_cpu::current().index() as usize],
+            here: PhantomData,
+        }
+    }
+}
+
+impl Drop for InterruptsOff {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.were_on {
+            interrupts::enable();
+        }
+    }
+}
+
+impl Pinned for InterruptsOff {
+    #[inline(always)]
+    fn pin(&self) -> &PinnedCpu {
+        self.pin
+    }
+
+    #[inline(always)]
+    fn home(&self) -> NodeId {
+        per_cpu::current().home()
+    }
+}
+
+// SAFETY: nothing preempts kernel code, and interrupts, the one vehicle of shootdowns, are off while the value lives.
+unsafe impl Interrupts for Machine {
+    type Off = InterruptsOff;
+
+    #[inline(always)]
+    fn interrupts_off(&self) -> InterruptsOff {
+        InterruptsOff::new()
+    }
 }
 
 /// Runs `body` with interrupts off and the proof that it stays on this CPU. `body` must not turn them on, and must wait for another
@@ -47,13 +98,5 @@ pub(super) unsafe fn own_pin() -> &'static PinnedCpu {
 #[inline(always)]
 pub fn pinned<R>(body: impl FnOnce(&PinnedCpu) -> R) -> R {
     // One place for the call, unlike `without_interrupts`, so that a short body is made part of the caller.
-    let were_on = interrupts::are_enabled();
-    if were_on {
-        interrupts::disable();
-    }
-    let result = body(&PINS.0[per_cpu::current().index() as usize]);
-    if were_on {
-        interrupts::enable();
-    }
-    result
+    body(InterruptsOff::new().pin())
 }
