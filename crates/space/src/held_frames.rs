@@ -3,7 +3,7 @@
 use core::cell::Cell;
 
 use kspace_layout::PhysAddr;
-use kspace_paging::{FrameSource, PhysMemory, RawEntry};
+use kspace_paging::{Editor, EntryFormat, FrameSource, PhysMemory, RawEntry};
 
 /// A frame source that has taken its frames from another beforehand. Each frame it holds is zero but for its first eight
 /// bytes, which hold the address of the frame taken before it. What is left when it is dropped goes back, the newest first.
@@ -36,6 +36,28 @@ impl<'a, M: PhysMemory, S: FrameSource> HeldFrames<'a, M, S> {
             }
         }
         Ok(held)
+    }
+
+    /// `editor`, taking its tables from here.
+    pub(crate) fn editor<'h, F: EntryFormat>(
+        &'h self,
+        editor: &Editor<'a, F, M, S>,
+    ) -> Editor<'h, F, M, Self> {
+        // SAFETY: this is the same address space, over which the caller's editor is the authority. What this one frees goes on to the
+        // caller's source, where the frames came from.
+        let held = unsafe {
+            Editor::new(
+                editor.mode(),
+                editor.root(),
+                editor.limits(),
+                self.memory,
+                self,
+            )
+        };
+        match held {
+            Ok(held) => held,
+            Err(error) => unreachable!("the caller's editor has the same mode and root: {error}"),
+        }
     }
 
     /// Adds a frame; `false` when the memory cannot reach it.

@@ -44,20 +44,7 @@ pub fn build<F: EntryFormat, M: PhysMemory, S: FrameSource>(
     let needed = table_frames_needed(plan, area.start());
     let held = HeldFrames::take(editor.memory(), editor.frames(), needed)
         .map_err(|had| BuildError::OutOfFrames { needed, had })?;
-    // SAFETY: this is the same address space, over which the caller's editor is the authority. `map` returns no token and frees
-    // no table; the tables it makes are frames of the caller's source, to which the caller's editor may give them back.
-    let held_editor = unsafe {
-        Editor::<F, M, _>::new(
-            editor.mode(),
-            editor.root(),
-            editor.limits(),
-            editor.memory(),
-            &held,
-        )
-    };
-    let Ok(held_editor) = held_editor else {
-        unreachable!("the caller's editor has the same mode and root")
-    };
+    let held_editor = held.editor(editor);
     let mut mapped = 0;
     for run in plan.runs() {
         // The whole plan fits in the area, so these additions stay in its half of the address space.

@@ -95,20 +95,7 @@ pub fn hot_add<F: EntryFormat, M: PhysMemory, S: FrameSource>(
     if !books.reaches(prepared.built.small) {
         return Err(HotAddError::Unreachable { range });
     }
-    // SAFETY: this is the same address space, over which the caller's editor is the authority. `map` returns no token and frees
-    // no table; the tables it makes are frames of the caller's source, to which the caller's editor may give them back.
-    let held_editor = unsafe {
-        Editor::<F, M, _>::new(
-            editor.mode(),
-            editor.root(),
-            editor.limits(),
-            editor.memory(),
-            &pool,
-        )
-    };
-    let Ok(held_editor) = held_editor else {
-        unreachable!("the caller's editor has the same mode and root")
-    };
+    let held_editor = pool.editor(editor);
     prepared.direct.map(&held_editor, next)?;
     let runs = || prepare::runs_since(arranged.vmemmap, &known.nodes, &next.nodes);
     vmemmap::back(

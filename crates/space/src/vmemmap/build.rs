@@ -87,20 +87,7 @@ where
         .map_err(out_of("pages of 2 MiB", needed.large))?;
     let small = HeldFrames::take(memory, small, needed.small)
         .map_err(out_of("pages of 4 KiB", needed.small))?;
-    // SAFETY: this is the same address space, over which the caller's editor is the authority. `map` returns no token and frees
-    // no table; the tables it makes are frames of the caller's source, to which the caller's editor may give them back.
-    let held_editor = unsafe {
-        Editor::<F, M, _>::new(
-            editor.mode(),
-            editor.root(),
-            editor.limits(),
-            memory,
-            &tables,
-        )
-    };
-    let Ok(held_editor) = held_editor else {
-        unreachable!("the caller's editor has the same mode and root")
-    };
+    let held_editor = tables.editor(editor);
     let mut mapped = 0;
     for run in runs() {
         match run.page() {

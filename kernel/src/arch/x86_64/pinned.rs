@@ -51,9 +51,7 @@ impl InterruptsOff {
     #[inline(always)]
     fn new() -> Self {
         let were_on = interrupts::are_enabled();
-        if were_on {
-            interrupts::disable();
-        }
+        interrupts::disable();
         Self {
             were_on,
             pin: &PINS.0[per_cpu::current().index() as usize],
