@@ -1,23 +1,14 @@
 //! What small blocks leave whole, after much coming and going.
 
 mod allocator_books;
+mod xorshift;
 
 use allocator_books::Books;
 use kspace_frames::{Block, HUGE_FRAMES, Order, Owner, PinnedCpu};
+use xorshift::Random;
 
 /// 512 MiB.
 const FRAMES: usize = 1 << 17;
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
-    }
-}
 
 /// The proof for a CPU of a test with one thread.
 fn cpu(number: u16) -> PinnedCpu {

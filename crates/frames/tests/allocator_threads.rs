@@ -1,6 +1,7 @@
 //! Many CPUs at once: no frame is handed out twice, none is lost, and the counts are right when all is back.
 
 mod allocator_books;
+mod xorshift;
 
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
@@ -10,6 +11,7 @@ use kspace_frames::{
     AllocError, Constraint, Flags, FrameAllocator, HUGE_FRAMES, History, Order, Owner, PinnedCpu,
 };
 use kspace_layout::Pfn;
+use xorshift::Random;
 
 const CPUS: usize = 8;
 
@@ -75,17 +77,6 @@ impl<'m> Machine<'m> {
             matches!(history, Some(History::InUse { .. }))
         };
         assert_eq!((0..self.holders.len()).find(in_use), None);
-    }
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
     }
 }
 

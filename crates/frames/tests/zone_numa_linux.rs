@@ -3,16 +3,18 @@
 //! `data/linux-6.12-numa-*.txt` say how QEMU was started, what Linux's boot log said of nodes and zones, and what was in its files
 //! under `/proc` and `/sys/devices/system/node`. The kernel is booted on the same machines by `cargo xtask test numa`.
 
+mod frozen_zone;
 mod linux_logs;
 
+use frozen_zone::Frozen;
+use kspace_frames::Order;
 use kspace_frames::zone::text::{
     Buddyinfo, FallbackLine, JoinLines, NodeLines, Pageset, UnavailableLines, ZoneRanges, Zoneinfo,
 };
 use kspace_frames::zone::{
-    Affinity, NodeId, Nodes, Tuning, Zone, ZoneFrames, ZoneKind, ZoneLimits, ZoneSpan, Zones, batch,
+    Affinity, NodeId, Nodes, Tuning, Zone, ZoneKind, ZoneLimits, ZoneSpan, Zones, batch,
 };
-use kspace_frames::{Order, Owner};
-use kspace_layout::{Pfn, PhysAddr, PhysRange};
+use kspace_layout::{PhysAddr, PhysRange};
 use linux_logs::{map_of, section};
 
 const MACHINES: [&str; 8] = [
@@ -70,48 +72,6 @@ fn distances(machine: &str) -> Vec<(NodeId, Vec<u8>)> {
         )
     };
     section(machine, "nodes").lines().map(row).collect()
-}
-
-/// A zone as Linux showed it, and nothing else: it hands out nothing.
-struct Frozen {
-    managed: u64,
-    free: u64,
-    blocks: [u64; Order::COUNT],
-    /// What each CPU's list held, and when it would be full.
-    lists: Vec<Pageset>,
-}
-
-impl ZoneFrames for Frozen {
-    type Cpu = ();
-    type Block<'a> = Pfn;
-
-    fn managed_frames(&self) -> u64 {
-        self.managed
-    }
-
-    fn free_frames(&self) -> u64 {
-        self.free
-    }
-
-    fn free_frames_exact(&self) -> u64 {
-        self.free
-    }
-
-    fn drift(&self) -> u64 {
-        0
-    }
-
-    fn free_blocks(&self) -> [u64; Order::COUNT] {
-        self.blocks
-    }
-
-    fn allocate(&self, (): &(), _: Order, _: Owner, _: Option<Pfn>) -> Option<Pfn> {
-        None
-    }
-
-    fn first(block: &Pfn) -> Pfn {
-        *block
-    }
 }
 
 /// The zones that have memory by our count, in the state that Linux showed.

@@ -2,63 +2,23 @@
 //!
 //! `data/` has the files under `/proc` of 6.12 under QEMU with 64 MiB and 6 GiB, and of a live 6.18 with 24 GiB.
 
+mod frozen_zone;
 mod linux_logs;
 mod linux_machines;
 
+use frozen_zone::Frozen;
 use kspace_frames::zone::text::{
     Buddyinfo, DirectMap, Iomem, Meminfo, Pageset, Resource, VmallocTotals, Zoneinfo,
 };
-use kspace_frames::zone::{
-    Nodes, Tuning, Zone, ZoneFrames, ZoneKind, ZoneLimits, ZoneSpan, Zones, batch,
-};
-use kspace_frames::{FirmwareEntry, Order, Owner};
-use kspace_layout::{PageSize, Pfn, PhysAddr, PhysRange};
+use kspace_frames::zone::{Nodes, Tuning, Zone, ZoneKind, ZoneLimits, ZoneSpan, Zones, batch};
+use kspace_frames::{FirmwareEntry, Order};
+use kspace_layout::{PageSize, PhysAddr, PhysRange};
 use linux_logs::section;
 use linux_machines::{figure, live_map, nodes_of};
 
 const QEMU_64M: &str = include_str!("data/linux-6.12-q35-64M.txt");
 const QEMU_6G: &str = include_str!("data/linux-6.12-q35-6G.txt");
 const LIVE_24G: &str = include_str!("data/linux-6.18-24G.txt");
-
-/// A zone as it was found, and nothing else: it hands out nothing.
-struct Frozen {
-    managed: u64,
-    free: u64,
-    blocks: [u64; 11],
-}
-
-impl ZoneFrames for Frozen {
-    type Cpu = ();
-    type Block<'a> = Pfn;
-
-    fn managed_frames(&self) -> u64 {
-        self.managed
-    }
-
-    fn free_frames(&self) -> u64 {
-        self.free
-    }
-
-    fn free_frames_exact(&self) -> u64 {
-        self.free
-    }
-
-    fn drift(&self) -> u64 {
-        0
-    }
-
-    fn free_blocks(&self) -> [u64; Order::COUNT] {
-        self.blocks
-    }
-
-    fn allocate(&self, (): &(), _: Order, _: Owner, _: Option<Pfn>) -> Option<Pfn> {
-        None
-    }
-
-    fn first(block: &Pfn) -> Pfn {
-        *block
-    }
-}
 
 /// The zones with memory of the live machine, in the state that it showed.
 fn live_zones() -> Vec<Zone<Frozen>> {
@@ -77,7 +37,8 @@ fn live_zones() -> Vec<Zone<Frozen>> {
         let frozen = Frozen {
             managed: figure(LIVE_24G, name, "managed"),
             free: figure(LIVE_24G, name, "free"),
-            blocks: [(); 11].map(|()| blocks.next().expect("eleven orders")),
+            blocks: [(); Order::COUNT].map(|()| blocks.next().expect("eleven orders")),
+            lists: Vec::new(),
         };
         Zone::new(span, frozen)
     };
@@ -159,7 +120,8 @@ fn zoneinfo_is_that_of_linux_6_12() {
                 // The marks were computed with what was managed then; see above.
                 managed: if name == "DMA" { 3840 } else { 8385 },
                 free: figure(zoneinfo, name, "free"),
-                blocks: [0; 11],
+                blocks: [0; Order::COUNT],
+                lists: Vec::new(),
             };
             Zone::new(span, frozen)
         })
@@ -309,6 +271,7 @@ fn available_memory_leaves_out_what_zones_keep() {
                     managed,
                     free,
                     blocks,
+                    lists: Vec::new(),
                 },
             )
         })

@@ -136,21 +136,39 @@ pub struct HugeId(usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TreeId(usize);
 
+macro_rules! numbers {
+    ($($id:ident, $what:literal;)*) => {$(
+        impl $id {
+            #[doc = concat!("The ", $what, " with this number.")]
+            #[inline]
+            #[must_use]
+            pub const fn new(number: usize) -> Self {
+                Self(number)
+            }
+
+            /// The number itself.
+            #[inline]
+            #[must_use]
+            pub const fn get(self) -> usize {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($what, " {}"), self.0)
+            }
+        }
+    )*};
+}
+
+numbers! {
+    FrameId, "frame";
+    HugeId, "huge frame";
+    TreeId, "tree";
+}
+
 impl FrameId {
-    /// The frame with this number.
-    #[inline]
-    #[must_use]
-    pub const fn new(number: usize) -> Self {
-        Self(number)
-    }
-
-    /// The number itself.
-    #[inline]
-    #[must_use]
-    pub const fn get(self) -> usize {
-        self.0
-    }
-
     /// The huge frame it lies in.
     #[inline]
     #[must_use]
@@ -205,20 +223,6 @@ impl FrameId {
 }
 
 impl HugeId {
-    /// The huge frame with this number.
-    #[inline]
-    #[must_use]
-    pub const fn new(number: usize) -> Self {
-        Self(number)
-    }
-
-    /// The number itself.
-    #[inline]
-    #[must_use]
-    pub const fn get(self) -> usize {
-        self.0
-    }
-
     /// Its first frame.
     #[inline]
     #[must_use]
@@ -235,20 +239,6 @@ impl HugeId {
 }
 
 impl TreeId {
-    /// The tree with this number.
-    #[inline]
-    #[must_use]
-    pub const fn new(number: usize) -> Self {
-        Self(number)
-    }
-
-    /// The number itself.
-    #[inline]
-    #[must_use]
-    pub const fn get(self) -> usize {
-        self.0
-    }
-
     /// Its first huge frame.
     #[inline]
     #[must_use]
@@ -261,23 +251,5 @@ impl TreeId {
     #[must_use]
     pub const fn first_frame(self) -> FrameId {
         FrameId(self.0 * TREE_FRAMES)
-    }
-}
-
-impl fmt::Display for FrameId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "frame {}", self.0)
-    }
-}
-
-impl fmt::Display for HugeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "huge frame {}", self.0)
-    }
-}
-
-impl fmt::Display for TreeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "tree {}", self.0)
     }
 }

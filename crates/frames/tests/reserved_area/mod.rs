@@ -1,8 +1,7 @@
 //! Host memory that stands for area vmemmap: reserved whole, of which only what a plan backs can be touched. Anything else ends the
 //! test by a fault, as it would a kernel.
 
-// Each test program uses its own part of this.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses its own part of this")]
 
 use core::ffi::c_void;
 use core::ptr::{NonNull, null_mut};

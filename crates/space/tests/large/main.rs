@@ -5,7 +5,6 @@ mod failures;
 mod hostile;
 mod model;
 mod rig;
-// Each test program uses its own part of it.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test program uses its own part of it")]
 #[path = "../vmalloc/rig.rs"]
 mod simulated;

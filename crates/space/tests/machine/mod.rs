@@ -1,7 +1,6 @@
 //! A small machine that a kernel has built its address space on: 3 GiB of RAM with the usual holes, one CPU.
 
-// Each test program uses its own part of this.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses its own part of this")]
 
 use std::sync::atomic::Ordering::Relaxed;
 
