@@ -58,4 +58,64 @@ pub unsafe trait AreaFrames: FrameSource {
     ///
     /// `first` came from [`take`](Self::take), no table leads to the block any more, and no CPU has a translation to it.
     unsafe fn give(&self, guard: &Self::Guard, first: Pfn) -> Option<Order>;
+
+    /// Up to `frames` frames, one at least, in as few runs of consecutive ones as are cheap to find: `each` is told the first frame of each run,
+    /// and how many it has. They are marked as those of [`take`](Self::take). Returns how many there were: fewer when there are no more.
+    fn take_run(
+        &self,
+        guard: &Self::Guard,
+        frames: u64,
+        want: Want,
+        each: &mut impl FnMut(Pfn, u64),
+    ) -> u64 {
+        let mut left = frames;
+        let mut order = Order::largest_in(frames as usize);
+        while let Some(now) = order {
+            match self.take(guard, now, want) {
+                Some(first) => {
+                    each(first, now.frames() as u64);
+                    left -= now.frames() as u64;
+                    order = Order::largest_in(left as usize).map(|fits| fits.min(now));
+                }
+                None => order = now.smaller(),
+            }
+        }
+        frames - left
+    }
+
+    /// Takes back `frames` consecutive frames from `first` on: whole blocks, of whatever orders they were taken in. Returns how many were
+    /// given back; about the others the books on frames say that they are no blocks in use, and they stay lost.
+    ///
+    /// # Safety
+    ///
+    /// As for [`give`](Self::give), for every block.
+    unsafe fn give_run(&self, guard: &Self::Guard, first: Pfn, frames: u64) -> u64 {
+        let (mut done, mut given) = (0, 0);
+        while done < frames {
+            // SAFETY: the caller's contract: a block that was taken begins here.
+            let order = unsafe { self.give(guard, Pfn::new(first.as_u64() + done)) };
+            let block = order.map_or(0, |order| order.frames() as u64);
+            given += block;
+            done += block.max(1);
+        }
+        given
+    }
+
+    /// Takes back single frames, or whole blocks by their first frames, that lie anywhere. Returns how many frames were given back, and how
+    /// many of the blocks stay lost.
+    ///
+    /// # Safety
+    ///
+    /// As for [`give`](Self::give), for every block.
+    unsafe fn give_many(&self, guard: &Self::Guard, blocks: &[Pfn]) -> (u64, u64) {
+        let (mut given, mut lost) = (0, 0);
+        for first in blocks {
+            // SAFETY: the caller's contract.
+            match unsafe { self.give(guard, *first) } {
+                Some(order) => given += order.frames() as u64,
+                None => lost += 1,
+            }
+        }
+        (given, lost)
+    }
 }
