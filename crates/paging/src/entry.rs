@@ -37,6 +37,8 @@ pub(crate) const GLOBAL: u64 = 1 << 8;
 pub(crate) const SOFTWARE_SHIFT: u32 = 9;
 /// Bit 11 of an entry that is not present: it is parked; see the module `parked`.
 pub(crate) const PARKED: u64 = 1 << 11;
+/// Bit 9 of an entry that is parked otherwise: it is hidden; see the module `hidden`.
+pub(crate) const HIDDEN: u64 = 1 << 9;
 /// Bit 12 of a larger leaf: the high bit of the PAT index.
 const PAT_LARGE: u64 = 1 << 12;
 /// Bit 63: no instruction fetch.
@@ -329,6 +331,40 @@ impl Format {
             Self::TwoLevel => !decided & 0xffff_ffff,
             Self::Pae | Self::Long => !decided & !NO_EXECUTE,
         }
+    }
+
+    /// Whether this format's entries can forbid execution on this machine. Where they cannot, everything is executable.
+    #[inline]
+    pub(crate) const fn can_forbid_execution(self, limits: Limits) -> bool {
+        limits.no_execute() && !matches!(self, Self::TwoLevel)
+    }
+
+    /// A leaf with or without the right to write. Without it, it is not dirty either, for the reason that [`leaf_bits`](Self::leaf_bits)
+    /// gives; with it, the kernel's own are dirty at once.
+    pub(crate) const fn with_write(self, leaf: u64, write: bool) -> u64 {
+        match (write, leaf & USER != 0) {
+            (false, _) => leaf & !(WRITE | DIRTY),
+            (true, true) => leaf | WRITE,
+            (true, false) => leaf | WRITE | ACCESSED | DIRTY,
+        }
+    }
+
+    /// A leaf with or without the right to be executed, where that can be said.
+    pub(crate) const fn with_execute(self, leaf: u64, execute: bool, limits: Limits) -> u64 {
+        if !self.can_forbid_execution(limits) {
+            leaf
+        } else if execute {
+            leaf & !NO_EXECUTE
+        } else {
+            leaf | NO_EXECUTE
+        }
+    }
+
+    /// A leaf at `level` with the memory type that the page attribute table has at `index`.
+    pub(crate) const fn with_cache(self, level: u8, leaf: u64, index: u8) -> u64 {
+        let bare = leaf & !(3 << CACHE_LOW | pat_bit(level));
+        let high = if index & 4 != 0 { pat_bit(level) } else { 0 };
+        bare | (index as u64 & 3) << CACHE_LOW | high
     }
 
     /// The leaf one level down that says the same as the larger leaf `raw` at `level`, for its first part; the address of the

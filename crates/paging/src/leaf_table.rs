@@ -30,6 +30,7 @@ use core::marker::PhantomData;
 use kspace_layout::{Pfn, PhysAddr};
 
 use crate::entry::{PARKED, PRESENT};
+use crate::hidden::is_hidden;
 use crate::parked::{collect, is_parked};
 use crate::{EntryFormat, Limits, PhysMemory, Protection, RawEntry};
 
@@ -76,6 +77,8 @@ pub enum LeafSlot {
     Page(Pfn),
     /// No page, but this frame waits for its flush.
     Parked(Pfn),
+    /// A page in this frame that no access reaches: an editor has hidden it.
+    Hidden(Pfn),
 }
 
 /// A handle on a level-1 table. See the [module](self).
@@ -221,6 +224,8 @@ impl<'a, F: EntryFormat> LeafTable<'a, F> {
         let raw = F::Raw::load(&self.run(index, 1)[0]);
         if is_parked(raw) {
             LeafSlot::Parked(self.frame(raw ^ F::FORMAT.parked_flip()))
+        } else if is_hidden(raw) {
+            LeafSlot::Hidden(self.frame(F::FORMAT.shown(raw)))
         } else if raw & PRESENT != 0 {
             LeafSlot::Page(self.frame(raw))
         } else {
@@ -288,6 +293,7 @@ fn wrong_slot(table: PhysAddr, index: usize, raw: u64) -> ! {
     let holds = match raw {
         0 => "nothing",
         raw if is_parked(raw) => "a parked page",
+        raw if is_hidden(raw) => "a hidden page",
         raw if raw & PRESENT != 0 => "a page",
         _ => "no entry of ours",
     };

@@ -5,7 +5,7 @@
 //! ```text
 //!   Walker   any mode, chosen at run time; any memory, a dump too     one address: every entry, and the fault an access raises
 //!                                                                     a range: runs of mappings
-//!   Editor   one format, chosen at compile time; live memory          map, unmap, protect, merge, purge, all or nothing
+//!   Editor   one format, chosen at compile time; live memory          map, unmap, protect, adjust, merge, purge, all or nothing
 //!                                                                     what it takes away is owned by a Flush until it is flushed
 //!   LeafTable                   one table of 4 KiB pages              the same for single pages, in a few instructions
 //! ```
@@ -23,6 +23,7 @@ pub mod editor;
 mod entry;
 pub mod flush;
 mod frame_list;
+mod hidden;
 pub mod leaf_table;
 mod limits;
 mod memory;
@@ -33,7 +34,7 @@ mod walker;
 
 pub use access::{Controls, Fault, FaultCause, Intent, Operation};
 pub use cache::{CacheType, Pat};
-pub use editor::{Edit, EditError, Editor, Reason, RootError, Unmapped};
+pub use editor::{Adjustment, Edit, EditError, Editor, Reason, RootError, Unmapped};
 pub use entry::{EntryFormat, Format, LongMode, Pae, TwoLevel};
 pub use flush::{Flush, Invalidation, Leak, Stale, Tlb, leaked_tokens, on_leak};
 pub use leaf_table::{LeafBits, LeafSlot, LeafTable};

@@ -28,13 +28,13 @@
 
 use kspace_layout::PhysAddr;
 
-use crate::entry::{PARKED, PRESENT};
+use crate::entry::{HIDDEN, PARKED, PRESENT};
 use crate::{EntryFormat, Format, Limits, RawEntry};
 
 /// Whether an entry is parked.
 #[inline(always)]
 pub(crate) const fn is_parked(raw: u64) -> bool {
-    raw & (PRESENT | PARKED) == PARKED
+    raw & (PRESENT | PARKED | HIDDEN) == PARKED
 }
 
 impl Format {
@@ -47,7 +47,7 @@ impl Format {
     /// The parked form of any leaf.
     #[inline(always)]
     pub(crate) const fn parked(self, leaf: u64) -> u64 {
-        (leaf ^ self.parked_flip()) | PARKED
+        ((leaf ^ self.parked_flip()) | PARKED) & !HIDDEN
     }
 
     /// The page that a parked entry at `level` remembers.

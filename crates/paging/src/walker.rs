@@ -14,6 +14,7 @@ use kspace_layout::{PageSize, PagingMode, PhysAddr, VirtAddr, VirtRange};
 
 use crate::access::{Controls, Fault, FaultCause, Intent};
 use crate::entry::{PRESENT, Rights};
+use crate::hidden::is_hidden;
 use crate::{Attributes, EntryRead, Format, Limits, Merge, Runs};
 
 /// Levels of the deepest mode.
@@ -266,6 +267,31 @@ impl Walk {
             End::Page(page) => Some(page),
             _ => None,
         }
+    }
+
+    /// The page that the walk found hidden: mapped, but out of reach of every access until it is shown again (see
+    /// [`Adjustment::Hidden`](crate::Adjustment::Hidden)). In a dump of a kernel that does not hide pages this way, a guess.
+    #[must_use]
+    pub fn hidden(&self) -> Option<Page> {
+        let step = self.steps().last()?;
+        if !matches!(self.end, End::NotPresent { .. }) || !is_hidden(step.raw) {
+            return None;
+        }
+        let format = Format::of(self.mode);
+        let size = self.mode.leaf_size(step.level)?;
+        let leaf = format.shown(step.raw);
+        let above = self.steps()[..self.count - 1].iter();
+        let above = above.fold(Rights::ALL, |rights, step| {
+            rights.and(format.rights(step.level, step.raw, self.limits))
+        });
+        let offset = self.address.as_u64() % size.bytes();
+        let start = format.page(step.level, leaf, self.limits);
+        Some(Page {
+            // The offset is below the page's size, to a multiple of which the start was cut.
+            phys: PhysAddr::new(start.as_u64() | offset),
+            size,
+            attributes: format.attributes(step.level, leaf, above, self.limits),
+        })
     }
 
     /// What an access would meet: the page, or its fault. What the TLB may hold instead is another matter.

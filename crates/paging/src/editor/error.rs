@@ -4,6 +4,8 @@ use core::fmt;
 
 use kspace_layout::{PageSize, PagingMode, PhysAddr, VirtAddr, VirtRange};
 
+use crate::CacheType;
+
 /// Which edit was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edit {
@@ -25,6 +27,8 @@ pub enum Edit {
     Collect,
     /// [`leaf_table`](super::Editor::leaf_table)
     LeafTable,
+    /// [`adjust`](super::Editor::adjust)
+    Adjust,
 }
 
 impl fmt::Display for Edit {
@@ -39,6 +43,7 @@ impl fmt::Display for Edit {
             Self::Park => "park",
             Self::Collect => "collect",
             Self::LeafTable => "leaf table",
+            Self::Adjust => "adjust",
         })
     }
 }
@@ -89,6 +94,13 @@ pub enum Reason {
         /// The first such page.
         page: VirtAddr,
     },
+    /// A page of the range is hidden: there is a page, but no access reaches it.
+    Hidden {
+        /// The first such page.
+        page: VirtAddr,
+    },
+    /// The page attribute table has no index for the memory type.
+    NoSuchCache(CacheType),
     /// A large page is parked, and only part of it is to be collected.
     ParkedBeyond {
         /// The first page of the range in it.
@@ -178,6 +190,11 @@ impl fmt::Display for EditError {
                 f,
                 "{} is parked until the flush of what it mapped; flush that token and collect it first",
                 number(page)
+            )?,
+            Reason::Hidden { page } => write!(f, "{} is hidden; show it first", number(page))?,
+            Reason::NoSuchCache(cache) => write!(
+                f,
+                "the page attribute table has no {cache} type; load Linux's table, or ask for another type"
             )?,
             Reason::ParkedBeyond { page, size } => write!(
                 f,

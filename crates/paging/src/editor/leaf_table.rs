@@ -3,6 +3,7 @@
 use kspace_layout::{PhysAddr, VirtAddr, VirtRange};
 
 use crate::entry::{PRESENT, Rights};
+use crate::hidden::is_hidden;
 use crate::parked::is_parked;
 use crate::{EditError, EntryFormat, Format, FrameSource, LeafTable, PhysMemory, RawEntry};
 
@@ -61,6 +62,9 @@ impl<'a, F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'a, F, M, S> {
             let raw = F::Raw::load(&slots[self.index(span, level)]);
             if is_parked(raw) {
                 return Err(Reason::Parked { page });
+            }
+            if is_hidden(raw) {
+                return Err(Reason::Hidden { page });
             }
             if raw & PRESENT == 0 {
                 if F::FORMAT == Format::Pae && level == 3 {

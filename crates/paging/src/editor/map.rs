@@ -5,6 +5,7 @@ use core::slice::from_ref;
 use kspace_layout::{PageSize, PhysAddr, VirtRange};
 
 use crate::entry::{PARKED, PRESENT};
+use crate::hidden::is_hidden;
 use crate::parked::is_parked;
 use crate::{EntryFormat, Flush, Format, FrameSource, PhysMemory, Protection, RawEntry};
 
@@ -178,6 +179,9 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
         if is_parked(raw) {
             return Err(Reason::Parked { page });
         }
+        if is_hidden(raw) {
+            return Err(Reason::Hidden { page });
+        }
         if raw & PRESENT == 0 {
             if piece.whole && plan.fits::<F>(level, piece.span.first) {
                 return Ok(0);
@@ -313,6 +317,11 @@ pub(super) fn populate<F: EntryFormat, M: PhysMemory, S: FrameSource>(
         let raw = F::Raw::load(&slots[editor.index(piece.span, level)]);
         if is_parked(raw) {
             return Err(refuse(Reason::Parked {
+                page: piece.span.start(),
+            }));
+        }
+        if is_hidden(raw) {
+            return Err(refuse(Reason::Hidden {
                 page: piece.span.start(),
             }));
         }

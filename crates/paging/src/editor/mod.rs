@@ -34,7 +34,8 @@
 //! 6. *Entries remember how full their table is*, in bits that the CPU ignores, so that edits of whole tables need not look:
 //!    the rules are in the module `known`.
 //! 7. *A parked entry is nobody's to fill* until it is collected (see the module `parked`): `map`, `unmap`, `protect` and `park` refuse it,
-//!    `merge` passes it over, and `purge` keeps its table.
+//!    `merge` passes it over, and `purge` keeps its table. The same holds for a hidden one (see the module `hidden`),
+//!    which its holder can [`adjust`](Editor::adjust) and show again.
 //! 8. A software walk beside an edit may stand in a table that has just been taken out. It must end before the flush does
 //!    (the walker holds the range, or keeps its CPU from acknowledging the shootdown).
 //!
@@ -52,6 +53,7 @@
 //! long as both say the same (Intel SDM vol. 3, section 5.10.2.4): so a split installs a table of identical translations, and only
 //! then changes its entries one by one; and a merge replaces a table by a leaf that says the same.
 
+mod adjust;
 mod collect;
 mod error;
 mod known;
@@ -75,6 +77,7 @@ use kspace_layout::{FRAME_SIZE, PageSize, PagingMode, PhysAddr, VirtRange};
 use crate::flush::Stale;
 use crate::{EntryFormat, Flush, FrameSource, Limits, PhysMemory, Protection, RawEntry};
 
+pub use adjust::Adjustment;
 pub use error::{Edit, EditError, Reason, RootError};
 pub use unmap::Unmapped;
 
@@ -126,8 +129,8 @@ impl<'a, F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'a, F, M, S> {
     /// The caller has authority over this address space and answers for what is mapped, unmapped and protected in it, as far as
     /// CPUs use it. In particular, for all editors of tables that share frames:
     /// - edits at the same time go to disjoint ranges, and a range is free for the next edit once its token is flushed;
-    /// - bits 9 and 10 of entries that lead to tables are clear, and so is bit 11 of entries that are not present, unless an editor
-    ///   has set them: it keeps notes there, and parks pages;
+    /// - bits 9 and 10 of entries that lead to tables are clear, and so are bits 9 and 11 of entries that are not present, unless an editor
+    ///   has set them: it keeps notes there, and parks and hides pages;
     /// - all tables are in `memory`, nothing else writes to them except the CPUs' accessed and dirty bits, and every table that
     ///   `purge` or `merge` may find came from `frames` or may be released to it;
     /// - tokens are flushed with the same `memory` and `frames`.
@@ -285,6 +288,31 @@ impl<'a, F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'a, F, M, S> {
     pub fn protect(&self, range: VirtRange, protection: Protection) -> Result<Flush, EditError> {
         self.check_range(Edit::Protect, range)?;
         protect::protect(self, range, protection)
+    }
+
+    /// Changes one thing about every page of `range`, all of which must be mapped or hidden; see [`Adjustment`]. Large pages at the ends
+    /// are split, unless they are so already. The token names the pages that a CPU may know otherwise: none that were hidden before.
+    ///
+    /// # Errors
+    ///
+    /// [`EditError`] when a page is not mapped, is parked, would be writable and executable, or frames for a split run out.
+    pub fn adjust(&self, range: VirtRange, adjustment: Adjustment) -> Result<Flush, EditError> {
+        self.check_range(Edit::Adjust, range)?;
+        adjust::adjust(self, range, adjustment)
+    }
+
+    /// How many tables [`adjust`](Self::adjust) would need; changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`adjust`](Self::adjust), but for frames.
+    pub fn tables_to_adjust(
+        &self,
+        range: VirtRange,
+        adjustment: Adjustment,
+    ) -> Result<usize, EditError> {
+        self.check_range(Edit::Adjust, range)?;
+        adjust::tables(self, range, adjustment)
     }
 
     /// Replaces tables by large pages not larger than `largest`, wherever `range` holds all of a table's span and its entries

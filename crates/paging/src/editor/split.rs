@@ -2,6 +2,7 @@
 
 use kspace_layout::PhysAddr;
 
+use crate::hidden::is_hidden;
 use crate::{EntryFormat, FrameSource, PhysMemory, RawEntry};
 
 use super::reserve::Reserve;
@@ -42,13 +43,16 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
         let entry = F::FORMAT.to_table(level, new, self.limits);
         loop {
             let raw = F::Raw::load(slot);
-            if !F::FORMAT.is_leaf(level, raw, self.limits) {
+            let hidden = is_hidden(raw);
+            let leaf = if hidden { F::FORMAT.shown(raw) } else { raw };
+            if !F::FORMAT.is_leaf(level, leaf, self.limits) {
                 self.put_back(reserve, new);
                 return F::FORMAT.table(raw, self.limits);
             }
-            let mut part = F::FORMAT.smaller_leaf(level, raw);
+            let mut part = F::FORMAT.smaller_leaf(level, leaf);
             for slot in self.reached(new, level - 1) {
-                F::Raw::store(slot, part);
+                let entry = if hidden { F::FORMAT.hidden(part) } else { part };
+                F::Raw::store(slot, entry);
                 // Wraps only behind the last page of all, where it is not used any more.
                 part = part.wrapping_add(1 << F::FORMAT.shift(level - 1));
             }

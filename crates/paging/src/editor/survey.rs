@@ -5,6 +5,7 @@ use core::slice::from_ref;
 use kspace_layout::{PageSize, PhysAddr};
 
 use crate::entry::{PARKED, PRESENT};
+use crate::hidden::is_hidden;
 use crate::parked::is_parked;
 use crate::{Access, EntryFormat, Format, FrameSource, PhysMemory, RawEntry};
 
@@ -130,6 +131,8 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
         if raw & PRESENT == 0 {
             return if is_parked(raw) {
                 Err(Reason::Parked { page })
+            } else if is_hidden(raw) {
+                Err(Reason::Hidden { page })
             } else if rules.complete {
                 Err(Reason::NotMapped { page })
             } else {

@@ -4,8 +4,8 @@
 
 use kspace_layout::{PageSize, PagingMode, Pfn, PhysAddr, PhysRange, VirtAddr, VirtRange};
 use kspace_paging::{
-    EditError, Editor, EntryFormat, Flush, FrameSource, Limits, LongMode, Pae, Protection,
-    TwoLevel, Unmapped, Walker,
+    Adjustment, EditError, Editor, EntryFormat, Flush, FrameSource, Limits, LongMode, Pae,
+    Protection, TwoLevel, Unmapped, Walker,
 };
 use kspace_sim::{SimFrames, SimMemory};
 
@@ -99,6 +99,18 @@ impl<'m> Rig<'m> {
 
     pub fn protect(&self, range: VirtRange, protection: Protection) -> Result<Flush, EditError> {
         editor!(self, editor => editor.protect(range, protection))
+    }
+
+    pub fn adjust(&self, range: VirtRange, adjustment: Adjustment) -> Result<Flush, EditError> {
+        editor!(self, editor => editor.adjust(range, adjustment))
+    }
+
+    pub fn tables_to_adjust(
+        &self,
+        range: VirtRange,
+        adjustment: Adjustment,
+    ) -> Result<usize, EditError> {
+        editor!(self, editor => editor.tables_to_adjust(range, adjustment))
     }
 
     pub fn merge(&self, range: VirtRange, largest: PageSize) -> Result<Flush, EditError> {
