@@ -28,6 +28,7 @@ pub mod ranges;
 pub mod shootdown;
 mod table_count;
 mod table_frames;
+pub mod user;
 pub mod verify;
 pub mod vmalloc;
 pub mod vmemmap;

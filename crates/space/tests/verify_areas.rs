@@ -23,6 +23,7 @@ impl OnDemand for Said {
             kind,
             node: None,
             state: State::Live,
+            user: false,
             caller: None,
         });
         infos

@@ -35,7 +35,7 @@ pub enum DeviceCache {
 }
 
 impl DeviceCache {
-    const fn cache(self) -> CacheType {
+    pub(super) const fn cache(self) -> CacheType {
         match self {
             Self::UncachedMinus => CacheType::UncachedMinus,
             Self::Uncached => CacheType::Uncached,

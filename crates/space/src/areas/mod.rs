@@ -8,13 +8,14 @@
 //! | [`KernelStack`] | `CONFIG_VMAP_STACK` | its own | writable |
 //! | [`Code`] | `execmem_alloc` | its own | written at another place; then sealed, and only then executable |
 //!
-//! [`VmallocInfo`] lists them all.
+//! [`VmallocInfo`] lists them all. [`OwnedArea::remap`] and [`IoMemory::remap`] map them in a [user space](crate::user), too.
 //!
 //! Every area ends at a page that is never mapped. The raw forms are [`Vmalloc`](crate::vmalloc::Vmalloc)'s own: `allocate`, `map`, `free`.
 
 mod executable;
 mod ioremap;
 mod owned;
+mod remap;
 mod stack;
 mod vmallocinfo;
 mod vmap;
@@ -22,6 +23,7 @@ mod vmap;
 pub use executable::{Code, CodeError};
 pub use ioremap::{DeviceCache, IoError, IoMemory, device_pages};
 pub use owned::OwnedArea;
+pub use remap::{RemapError, remap};
 pub use stack::KernelStack;
 pub use vmallocinfo::VmallocInfo;
 pub use vmap::{MapError, Mapping};

@@ -66,6 +66,9 @@ impl<'v, 'a, K: Kernel, const CPUS: usize, N: Fn(Pfn) -> Option<NodeId>>
                 if kind != Kind::Memory {
                     write!(f, " {kind}")?;
                 }
+                if info.user {
+                    f.write_str(" user")?;
+                }
                 self.write_nodes(f, info)?;
             }
         }

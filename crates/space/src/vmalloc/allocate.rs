@@ -72,6 +72,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         if request.bytes.wrapping_sub(1) >= (BLOCKS_FROM - 1) * FRAME_SIZE
             || request.align != FRAME_SIZE
             || !request.kind.owns_frames()
+            || request.user
             || self.platform().is_atomic()
         {
             return None;
@@ -101,7 +102,8 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     #[inline(never)]
     fn allocate_any(&self, request: &AreaRequest, caller: Caller) -> Result<VirtRange, AreaError> {
         let checked = self.check(request, true)?;
-        if checked.pages > SMALL_PAGES || checked.align > SMALL_ALIGN {
+        // Only the books on large areas count user mappings.
+        if checked.pages > SMALL_PAGES || checked.align > SMALL_ALIGN || request.user {
             return self.allocate_large(request, checked, caller);
         }
         self.make(request, checked, caller, |off, table, slot| {
@@ -150,6 +152,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         if bytes.wrapping_sub(1) >= self.area().size()
             || !align.is_power_of_two()
             || request.kind.owns_frames() != owns_frames
+            || request.user && !request.is_for_users()
             || self.platform().is_atomic()
         {
             return Err(self.refuse(request, owns_frames));
@@ -174,6 +177,8 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             AreaError::Alignment { align }
         } else if request.kind.owns_frames() != owns_frames {
             AreaError::Kind(request.kind)
+        } else if request.user && !request.is_for_users() {
+            AreaError::UserMappable(request.kind)
         } else {
             AreaError::AtomicContext
         }

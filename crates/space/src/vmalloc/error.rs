@@ -24,6 +24,8 @@ pub enum AreaError {
     },
     /// The kind of area has frames of its own, or has none, and the call is for the other sort.
     Kind(super::Kind),
+    /// An area of this kind, or an executable one, is not for user spaces.
+    UserMappable(super::Kind),
     /// In an interrupt handler, or with a lock held.
     AtomicContext,
     /// Nowhere are so many pages free in one piece, though all that was freed has been purged.
@@ -72,6 +74,10 @@ impl fmt::Display for AreaError {
                 write!(f, "an area for {kind} has frames of its own; give none")
             }
             Self::Kind(kind) => write!(f, "an area for {kind} has no frames of its own; give some"),
+            Self::UserMappable(kind) => write!(
+                f,
+                "an area for {kind} was asked for as one for user spaces; only memory that is not executable can be"
+            ),
             Self::AtomicContext => f.write_str(
                 "in atomic context (a lock held, or in an interrupt handler); allocate before it",
             ),

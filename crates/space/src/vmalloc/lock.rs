@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use crate::platform::Interrupts;
 
 /// A value that one CPU at a time may change.
-pub(super) struct Lock<T> {
+pub(crate) struct Lock<T> {
     held: AtomicBool,
     value: UnsafeCell<T>,
 }
@@ -15,7 +15,7 @@ pub(super) struct Lock<T> {
 unsafe impl<T: Send> Sync for Lock<T> {}
 
 impl<T> Lock<T> {
-    pub(super) const fn new(value: T) -> Self {
+    pub(crate) const fn new(value: T) -> Self {
         Self {
             held: AtomicBool::new(false),
             value: UnsafeCell::new(value),
@@ -23,7 +23,7 @@ impl<T> Lock<T> {
     }
 
     /// Changes the value. `body` takes no other lock but in the order of their fields in `Vmalloc`, and never waits for a flush.
-    pub(super) fn with<P: Interrupts, R>(
+    pub(crate) fn with<P: Interrupts, R>(
         &self,
         platform: &P,
         _off: &P::Off,

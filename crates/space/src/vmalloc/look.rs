@@ -27,6 +27,8 @@ pub struct AreaInfo {
     pub node: Option<NodeId>,
     /// Whether it is in use.
     pub state: State,
+    /// Whether it may be mapped in [user spaces](crate::user).
+    pub user: bool,
     /// Who allocated it; or freed it, when it is freed. `None` when that is in another image.
     pub caller: Option<&'static Location<'static>>,
 }
@@ -188,6 +190,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             } else {
                 State::Freed
             },
+            user: false,
             // SAFETY: the words of areas have callers from `Caller::raw` only.
             caller: unsafe { Caller::place(word.caller()) },
         }

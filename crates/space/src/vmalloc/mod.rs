@@ -66,7 +66,7 @@ mod index;
 mod kernel;
 mod large;
 mod lazy;
-mod lock;
+pub(crate) mod lock;
 mod look;
 mod pages;
 mod pool;

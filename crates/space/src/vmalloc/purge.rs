@@ -104,7 +104,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         if batch.first != 0 || large.is_some() {
             let small = (batch.first != 0).then(|| self.stale(&batch));
             self.shootdown()
-                .invalidate_all(small.into_iter().chain(large));
+                .invalidate_all(small.into_iter().chain(large.flatten()));
             self.purges.fetch_add(1, Ordering::Relaxed);
             self.release(&batch, &mut purged);
             self.release_large(&mut purged);

@@ -81,6 +81,7 @@ pub struct AreaRequest {
     pub(super) protection: Protection,
     pub(super) node: Option<NodeId>,
     pub(super) zeroed: bool,
+    pub(super) user: bool,
 }
 
 impl AreaRequest {
@@ -95,6 +96,7 @@ impl AreaRequest {
             protection: Protection::kernel(Access::ReadWrite),
             node: None,
             zeroed: false,
+            user: false,
         }
     }
 
@@ -130,6 +132,23 @@ impl AreaRequest {
             node: Some(node),
             ..self
         }
+    }
+
+    /// To be [mapped in user spaces](crate::user), too: filled with zeros, so that nothing of others is shown there (Linux: `vmalloc_user`,
+    /// `VM_USERMAP`). Only plain memory can be.
+    #[inline]
+    #[must_use]
+    pub const fn user_mappable(self) -> Self {
+        Self {
+            zeroed: true,
+            user: true,
+            ..self
+        }
+    }
+
+    /// Whether it asks for what user spaces may have: data that nobody executes.
+    pub(super) fn is_for_users(&self) -> bool {
+        self.kind == Kind::Memory && self.protection.access != Access::ReadExecute
     }
 
     /// Filled with zeros.

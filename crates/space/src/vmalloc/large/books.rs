@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   word   0      1      2 3 4            5                                  6                  7
-//!          first  pages  links of         who, what, in which state          the next one in    nothing
-//!          page          the tree                                            the list
+//!          first  pages  links of         who, what, in which state          the next one in    user
+//!          page          the tree                                            the list           mappings
 //!
-//!   word 5    63                    32 31    16 15     8 7     2 1     0
-//!             |  caller, as in slot   |        | node+1 | kind  | state |
+//!   word 5    63                    32 31    17   16   15     8 7     2 1     0
+//!             |  caller, as in slot   |        | user | node+1 | kind  | state |
 //! ```
 //!
 //! ```text
@@ -16,6 +16,8 @@
 //! ```
 //!
 //! A node stays in the tree until its area is purged, so that who frees it again meanwhile learns who was first.
+//!
+//! An area that user spaces map is Lazy, too, when it is freed, but comes into the list only when the last of these mappings is gone.
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -32,6 +34,7 @@ use crate::words::{NodeId, Slab, Words};
 const PAGES: usize = 1;
 const RECORD: usize = 5;
 const NEXT: usize = 6;
+const USERS: usize = 7;
 
 const STATE: u64 = 0b11;
 const LIVE: u64 = 1;
@@ -44,6 +47,8 @@ const KIND_SHIFT: u32 = 2;
 const KIND_MASK: u64 = 0x3f;
 const NODE_SHIFT: u32 = 8;
 const NODE_MASK: u64 = 0xff;
+/// The area may be mapped in user spaces.
+const USER: u64 = 1 << 16;
 const CALLER_SHIFT: u32 = 32;
 
 /// An area in the books. Only who took it, or purges it, may use it.
@@ -112,8 +117,10 @@ impl<'a, M: PhysMemory, F: FrameSource> Books<'a, M, F> {
         let record = LIVE
             | (request.kind as u64) << KIND_SHIFT
             | near << NODE_SHIFT
+            | if request.user { USER } else { 0 }
             | u64::from(caller.raw()) << CALLER_SHIFT;
         words[RECORD].store(record, Relaxed);
+        words[USERS].store(0, Relaxed);
         self.tree.insert(&self.slab, node);
         self.nodes += 1;
         self.live += 1;
@@ -149,24 +156,70 @@ impl<'a, M: PhysMemory, F: FrameSource> Books<'a, M, F> {
         Ok(entry)
     }
 
-    /// Leaves a taken area, whose entries are parked, to the purge. `token` is what parking them asks for.
-    pub(super) fn defer(&mut self, entry: Entry, token: Flush) {
+    /// Leaves a taken area, whose entries are parked, to the purge: at once, or when the last user mapping of it goes. `token` is what
+    /// parking them asks for. Whether the purge has it now.
+    pub(super) fn defer(&mut self, entry: Entry, token: Flush) -> bool {
         let words = self.slab.words(entry.node);
         let record = words[RECORD].load(Relaxed);
         words[RECORD].store(record & !STATE | LAZY, Relaxed);
-        words[NEXT].store(self.lazy, Relaxed);
-        self.lazy = NodeId::to_word(Some(entry.node));
         self.owed.absorb(token, self.memory);
+        let purge = words[USERS].load(Relaxed) == 0;
+        if purge {
+            self.push_lazy(entry.node);
+        }
+        purge
     }
 
-    /// Makes all lazy areas the purge's, and tells what the CPUs must forget; `None` when there are none.
-    pub(super) fn gather(&mut self) -> Option<kspace_paging::Invalidation> {
+    fn push_lazy(&mut self, node: NodeId) {
+        self.slab.words(node)[NEXT].store(self.lazy, Relaxed);
+        self.lazy = NodeId::to_word(Some(node));
+    }
+
+    /// Makes all lazy areas the purge's, and tells what the CPUs must forget for them, which may be nothing; `None` when there are none.
+    pub(super) fn gather(&mut self) -> Option<Option<kspace_paging::Invalidation>> {
         if self.lazy == 0 {
             return None;
         }
         self.batch = core::mem::take(&mut self.lazy);
+        // Nothing, when a user mapping has kept its area for longer than the flush of the area's own entries took.
         self.asked = core::mem::replace(&mut self.owed, Flush::nothing());
-        self.asked.invalidation().copied()
+        Some(self.asked.invalidation().copied())
+    }
+
+    /// Counts one more user mapping of the area that begins at `start`. `Err`: what is there instead of a live area for user spaces.
+    pub(super) fn hold_for_user(&mut self, start: VirtAddr) -> Result<Entry, Option<AreaInfo>> {
+        let node = self.around(start).ok_or(None)?;
+        let words = self.slab.words(node);
+        let entry = self.entry(node);
+        let record = words[RECORD].load(Relaxed);
+        if record & STATE != LIVE || record & USER == 0 || entry.range.start() != start {
+            return Err(Some(self.info(node)));
+        }
+        words[USERS].store(words[USERS].load(Relaxed) + 1, Relaxed);
+        Ok(entry)
+    }
+
+    /// Counts one user mapping less of the area that begins at `start`. When it was the last, and the area has been freed meanwhile: its
+    /// pages, which now wait for the purge. `None`: there is no such mapping.
+    pub(super) fn release_for_user(&mut self, start: VirtAddr) -> Option<u64> {
+        let node = self.around(start)?;
+        let words = self.slab.words(node);
+        let entry = self.entry(node);
+        let left = words[USERS].load(Relaxed).checked_sub(1)?;
+        if entry.range.start() != start {
+            return None;
+        }
+        words[USERS].store(left, Relaxed);
+        if left > 0 || words[RECORD].load(Relaxed) & STATE != LAZY {
+            return Some(0);
+        }
+        self.push_lazy(node);
+        Some(entry.range.size() / FRAME_SIZE)
+    }
+
+    /// Whether an area may be mapped in user spaces.
+    pub(super) fn is_for_users(&self, entry: Entry) -> bool {
+        self.slab.words(entry.node)[RECORD].load(Relaxed) & USER != 0
     }
 
     /// The token of the areas that the purge has, which has seen to its flush.
@@ -260,6 +313,7 @@ impl<'a, M: PhysMemory, F: FrameSource> Books<'a, M, F> {
             } else {
                 State::Freed
             },
+            user: record & USER != 0,
             caller: caller_of(record),
         }
     }

@@ -29,8 +29,9 @@ impl<K: Kernel, const CPUS: usize> Vmalloc<'_, K, CPUS> {
             Ok(token) => token,
             Err(error) => panic!("entries of a live area were changed by somebody else: {error}"),
         };
-        self.with_books(&self.off(), |books| books.defer(entry, token));
-        self.count_lazy(entry.range.size() / FRAME_SIZE);
+        if self.with_books(&self.off(), |books| books.defer(entry, token)) {
+            self.count_lazy(entry.range.size() / FRAME_SIZE);
+        }
         Ok(())
     }
 }

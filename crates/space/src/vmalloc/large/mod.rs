@@ -24,6 +24,7 @@ mod free;
 mod look;
 mod purge;
 mod resize;
+mod user;
 
 use core::fmt;
 

@@ -10,8 +10,8 @@ use crate::vmalloc::state::Vmalloc;
 use crate::vmalloc::{Kernel, Purged};
 
 impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
-    /// Takes all freed large areas for the purge under way: what the CPUs must forget, if there are some.
-    pub(in crate::vmalloc) fn gather_large(&self) -> Option<Invalidation> {
+    /// Takes all freed large areas for the purge under way: what the CPUs must forget, if anything, if there are some.
+    pub(in crate::vmalloc) fn gather_large(&self) -> Option<Option<Invalidation>> {
         self.with_books(&self.off(), |books| books.gather())
     }
 

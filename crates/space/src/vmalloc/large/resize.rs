@@ -114,10 +114,12 @@ impl<K: Kernel, const CPUS: usize> Vmalloc<'_, K, CPUS> {
         if grown.is_err() {
             return Ok(Resized::Elsewhere);
         }
+        // Nothing of others is shown to user space.
+        let user = self.with_books(&self.off(), |books| books.is_for_users(entry));
         let source = Source::Own(Want {
             owner: request.kind.owner(),
             node: request.node,
-            zeroed: request.zeroed,
+            zeroed: request.zeroed || user,
         });
         if let Err(partial) = self.fill_large(added, request, source) {
             self.take_away(added.start(), partial.mapped, source);
