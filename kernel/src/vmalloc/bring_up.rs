@@ -61,7 +61,7 @@ pub unsafe fn bring_up(
     // SAFETY: only these areas use the range, all CPUs join the shootdown as they start, the editor keeps the root entries, and the arenas
     // are named nowhere else.
     let areas = unsafe { Vmalloc::new(area, editor, &KERNEL_SHOOTDOWN, &ARENAS, bound)? };
-    Ok(AREAS.call_once(|| areas))
+    Ok(AREAS.call_once(|| areas.for_cpus(cpus)))
 }
 
 /// Why there are no areas.

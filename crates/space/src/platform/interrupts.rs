@@ -1,6 +1,6 @@
 //! Keeping interrupts off this CPU for the few instructions that must not be interrupted.
 
-use super::Cpu;
+use super::{Cpu, CpuId};
 
 /// A CPU that can keep interrupts off itself.
 ///
@@ -15,4 +15,10 @@ pub unsafe trait Interrupts: Cpu {
 
     /// Turns interrupts off here: `PUSHF; CLI`, and `POPF` when the value is dropped.
     fn interrupts_off(&self) -> Self::Off;
+
+    /// The CPU that `off` keeps the caller on: as [`id`](Cpu::id), for who has the proof at hand.
+    #[inline]
+    fn id_of(&self, _off: &Self::Off) -> CpuId {
+        self.id()
+    }
 }

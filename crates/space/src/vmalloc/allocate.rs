@@ -6,12 +6,12 @@ use kspace_frames::Order;
 use kspace_layout::{FRAME_SIZE, Pfn, VirtAddr, VirtRange};
 use kspace_paging::{FrameSource, LeafTable};
 
-use super::arena::Run;
+use super::arena::{LEAD, Run, Spot};
 use super::caller::Caller;
 use super::chunk::Chunk;
 use super::lazy;
 use super::pages::{CHUNK_PAGES, Pages};
-use super::pool::{Books, Pool};
+use super::pool::{Books, Pool, Rest};
 use super::slot::{AreaWord, SMALL_PAGES};
 use super::state::{Off, Vmalloc};
 use super::{AreaError, AreaFrames, AreaRequest, Kernel, Want};
@@ -20,8 +20,8 @@ use crate::ranges;
 
 /// The largest alignment of an area in a chunk, in pages.
 const SMALL_ALIGN: u64 = CHUNK_PAGES / 2;
-/// From so many pages on, frames are taken in blocks. A block costs the allocator a search, of whatever order it is; a single frame is at hand.
-const BLOCKS_FROM: u64 = 16;
+/// Up to so many pages, frames are taken one by one. A run costs the allocator a search, however long it is; a single frame is at hand.
+const FEW: u64 = 8;
 
 /// A request that was checked, in pages.
 #[derive(Clone, Copy)]
@@ -29,12 +29,6 @@ pub(super) struct Checked {
     /// Without the guard.
     pub(super) pages: u64,
     pub(super) align: u64,
-}
-
-/// A place for an area, which nobody else has.
-struct Placed<'a> {
-    chunk: Chunk<'a>,
-    first: u64,
 }
 
 /// Something ran out: a purge may have it.
@@ -60,7 +54,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
                 start,
                 request.bytes.next_multiple_of(FRAME_SIZE),
             )),
-            None => self.allocate_any(request, caller),
+            None => self.allocate_any(*request, caller),
         }
     }
 
@@ -69,8 +63,10 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// Inlined, because most callers know what they want when they are compiled, and then half of this is folded away.
     #[inline(always)]
     fn allocate_few(&self, request: &AreaRequest, caller: Caller) -> Option<VirtAddr> {
-        if request.bytes.wrapping_sub(1) >= (BLOCKS_FROM - 1) * FRAME_SIZE
-            || request.align != FRAME_SIZE
+        let align = request.align.max(FRAME_SIZE) / FRAME_SIZE;
+        if request.bytes.wrapping_sub(1) >= FEW * FRAME_SIZE
+            || align > SMALL_ALIGN
+            || !align.is_power_of_two()
             || !request.kind.owns_frames()
             || request.user
             || self.platform().is_atomic()
@@ -80,27 +76,28 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         let pages = request.bytes.div_ceil(FRAME_SIZE);
         let off = self.off();
         let arena = self.arena(&off);
-        let (books, first) = arena.place(pages + 1)?;
-        let chunk = self.chunk(books);
-        let word = word_of(request, first, pages, caller);
-        let (table, slot) = (self.leaf_table(chunk), self.slot_of(chunk, first));
+        let spot = arena.place(pages + 1, align)?;
+        let chunk = self.chunk_of(&off, spot.number);
+        let word = word_of(request, &spot, pages, caller);
+        let (table, slot) = (self.leaf_table(chunk), self.slot_of(chunk, spot.first));
         let (bits, want) = (self.bits(request.protection), want_of(request));
         for page in 0..pages {
             let Some(frame) = self.frames().take(&off, Order::FRAME, want) else {
-                self.abandon(&off, chunk, first, word, page);
+                self.abandon(&off, chunk, spot.first, word, page);
                 return None;
             };
             table.fill(slot + page as usize, 1, frame, bits);
         }
-        word.publish(chunk.area(first));
+        word.publish(chunk.area(spot.first));
         arena.count_new(pages);
-        Some(self.address_of(chunk.number(), first))
+        Some(self.address_of(spot.number, spot.first))
     }
 
     /// As [`allocate`](Self::allocate), for any request.
     #[cold]
     #[inline(never)]
-    fn allocate_any(&self, request: &AreaRequest, caller: Caller) -> Result<VirtRange, AreaError> {
+    fn allocate_any(&self, request: AreaRequest, caller: Caller) -> Result<VirtRange, AreaError> {
+        let request = &request;
         let checked = self.check(request, true)?;
         // Only the books on large areas count user mappings.
         if checked.pages > SMALL_PAGES || checked.align > SMALL_ALIGN || request.user {
@@ -243,8 +240,9 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         fill: &impl Fn(&Off<K>, LeafTable<'a, K::Format>, usize) -> ControlFlow<u64>,
     ) -> Result<VirtRange, Shortage> {
         let off = self.off();
-        let Placed { chunk, first } = self.place(&off, checked)?;
-        let word = word_of(request, first, checked.pages, caller);
+        let spot = self.place(&off, checked)?;
+        let (chunk, first) = (self.chunk_of(&off, spot.number), spot.first);
+        let word = word_of(request, &spot, checked.pages, caller);
         let table = self.leaf_table(chunk);
         if let ControlFlow::Break(filled) = fill(&off, table, self.slot_of(chunk, first)) {
             self.abandon(&off, chunk, first, word, filled);
@@ -267,35 +265,26 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     ) -> ControlFlow<u64> {
         let (bits, want) = (self.bits(request.protection), want_of(request));
         let mut filled = 0;
-        while filled < pages {
-            let left = pages - filled;
-            let (frame, order) = if left < BLOCKS_FROM {
-                let Some(frame) = self.frames().take(off, Order::FRAME, want) else {
-                    return ControlFlow::Break(filled);
-                };
-                (frame, Order::FRAME)
-            } else {
-                let Some(block) = self.take_block(off, left, want) else {
-                    return ControlFlow::Break(filled);
-                };
-                block
+        while filled < pages && pages <= FEW {
+            let Some(frame) = self.frames().take(off, Order::FRAME, want) else {
+                return ControlFlow::Break(filled);
             };
-            table.fill(slot + filled as usize, order.frames(), frame, bits);
-            filled += order.frames() as u64;
+            table.fill(slot + filled as usize, 1, frame, bits);
+            filled += 1;
+        }
+        if filled < pages {
+            let mut at = slot;
+            filled += self
+                .frames()
+                .take_run(off, pages, want, &mut |first, frames| {
+                    table.fill(at, frames as usize, first, bits);
+                    at += frames as usize;
+                });
+        }
+        if filled < pages {
+            return ControlFlow::Break(filled);
         }
         ControlFlow::Continue(())
-    }
-
-    /// A block of at most `pages` frames, as large as there is.
-    #[inline(never)]
-    fn take_block(&self, off: &Off<K>, pages: u64, want: Want) -> Option<(Pfn, Order)> {
-        let orders = (0..=pages.ilog2()).rev();
-        orders
-            .filter_map(|order| Order::try_new(order).ok())
-            .find_map(|order| {
-                let frame = self.frames().take(off, order, want)?;
-                Some((frame, order))
-            })
     }
 
     /// Leaves an area whose frames ran out to the purge.
@@ -320,25 +309,19 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
 
     /// A place for the pages and their guard.
     #[inline]
-    fn place(&self, off: &Off<K>, checked: Checked) -> Result<Placed<'a>, Shortage> {
+    fn place(&self, off: &Off<K>, checked: Checked) -> Result<Spot, Shortage> {
         let need = checked.pages + 1;
-        if checked.align == 1
-            && let Some((books, first)) = self.arena(off).place(need)
-        {
-            let chunk = self.chunk(books);
-            return Ok(Placed { chunk, first });
+        match self.arena(off).place(need, checked.align) {
+            Some(spot) => Ok(spot),
+            None => self.place_slow(off, need, checked.align),
         }
-        self.place_slow(off, need, checked.align)
     }
 
-    /// A place in another run than this CPU's, which becomes this CPU's.
+    /// A place outside this CPU's run.
     #[cold]
     #[inline(never)]
-    fn place_slow(&self, off: &Off<K>, need: u64, align: u64) -> Result<Placed<'a>, Shortage> {
-        let placed = self.with_pool(off, |pool| {
-            let old = self.give_run(pool, self.arena(off).exchange(need, Run::NONE));
-            self.place_in(off, pool, old, need, align)
-        });
+    fn place_slow(&self, off: &Off<K>, need: u64, align: u64) -> Result<Spot, Shortage> {
+        let placed = self.with_pool(off, |pool| self.place_in(off, pool, None, need, align));
         if let Some(placed) = placed {
             return Ok(placed);
         }
@@ -350,6 +333,8 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         placed.ok_or(Shortage::Space)
     }
 
+    /// A place in the pool. What is left of the run that it lies in becomes this CPU's run, and what this CPU had goes back; but a place at a
+    /// large alignment is taken by itself.
     fn place_in(
         &self,
         off: &Off<K>,
@@ -357,22 +342,37 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         preferred: Option<Chunk<'a>>,
         need: u64,
         align: u64,
-    ) -> Option<Placed<'a>> {
-        let found = pool.find(self, preferred, need, align)?;
-        let (chunk, first) = (found.chunk, found.first);
-        let rest = Run::new(chunk.frame(), first + need, found.end);
-        let old = self.arena(off).exchange(need, rest);
-        self.give_run(pool, old);
-        Some(Placed { chunk, first })
+    ) -> Option<Spot> {
+        let (mut preferred, mut rest) = (preferred, Rest::Stays);
+        if align <= LEAD {
+            let old = self.arena(off).exchange(need, Run::NONE);
+            preferred = self.give_run(off, pool, old).or(preferred);
+            rest = Rest::Taken;
+        }
+        let found = pool.find(self, preferred, need, align, rest)?;
+        let (number, first) = (found.chunk.number(), found.first);
+        if rest == Rest::Taken {
+            let run = Run::new(number, first + need, found.end);
+            self.arena(off).exchange(need, run);
+        }
+        Some(Spot {
+            number,
+            first,
+            lead: 0,
+        })
     }
 
     /// Gives the rest of a run back to its chunk.
-    pub(super) fn give_run(&self, pool: &mut Pool, run: Run) -> Option<Chunk<'a>> {
-        if run.next() == run.end() {
+    pub(super) fn give_run(&self, off: &Off<K>, pool: &mut Pool, run: Run) -> Option<Chunk<'a>> {
+        if run.left() == 0 {
             return None;
         }
-        let chunk = self.chunk(run.books());
-        pool.give(self, chunk, Pages::between(run.next(), run.end()));
+        let chunk = self.chunk_of(off, run.number());
+        pool.give(
+            self,
+            chunk,
+            Pages::between(run.next(), run.next() + run.left()),
+        );
         Some(chunk)
     }
 
@@ -416,10 +416,11 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
 }
 
 /// The word of an area that is made for a request.
-#[inline]
-fn word_of(request: &AreaRequest, first: u64, pages: u64, caller: Caller) -> AreaWord {
+#[inline(always)]
+fn word_of(request: &AreaRequest, spot: &Spot, pages: u64, caller: Caller) -> AreaWord {
     let node = request.node.map_or(0, |node| u64::from(node.get()) + 1);
-    AreaWord::live(first, pages, request.kind as u64, node, caller.raw())
+    let word = AreaWord::live(spot.first, pages, request.kind as u64, node, caller.raw());
+    word.with_lead(spot.lead)
 }
 
 /// What its frames are for.

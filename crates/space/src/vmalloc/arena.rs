@@ -1,59 +1,43 @@
-//! What each CPU has of its own: runs of free pages for its next areas, and its part of the counts.
+//! What a CPU has of its own: runs of free pages for its next areas, and its part of the counts.
 //!
 //! ```text
-//!   run:   | page number of the chunk's books (40 bits) | end (10) | next (10) |       one word; zero is none
+//!   run:   | number of the chunk (44 bits) | next (10) | left (10) |       one word; zero is none
+//!
+//!   pages  ...| area |G|lead| area   |G|      left      |...               lead: passed over, so that an area begins at its alignment
+//!                                       ^ next
 //! ```
 //!
 //! A run is taken from the pool whole. A CPU places its areas one after the other from `next` on, by changing the word in one step; so
 //! the purger may take the rest of a run away from any CPU, by swapping the word. What the word says is the authority: a word that
 //! was away and came back says the same as before.
+//!
+//! Pages that are passed over are the area's until it is purged. There are few: an area that would need more is placed elsewhere.
 
-use core::fmt;
-
-use kspace_layout::{FRAME_SIZE, PhysAddr};
-
+use super::near::Near;
 use super::sync::{AtomicU64, Ordering};
 
-const PAGE_BITS: u32 = 10;
-const PAGE_MASK: u64 = (1 << PAGE_BITS) - 1;
+const PAGE_MASK: u64 = (1 << NEXT_SHIFT) - 1;
+const NEXT_SHIFT: u32 = 10;
+const NUMBER_SHIFT: u32 = 20;
 
 /// Areas of up to so many pages, guard included, have a run of their own, so that long ones do not break up short ones' chunks.
 const SHORT: u64 = 9;
 
-/// One CPU's own.
+/// So many pages, or as many as an area has, may be passed over for its alignment.
+pub(super) const LEAD: u64 = 8;
+
+/// A CPU's own.
 #[repr(align(64))]
 pub(super) struct Arena {
     runs: [AtomicU64; 2],
+    /// The chunks that it used last.
+    pub(super) near: Near,
     /// Pages of live areas, modulo 2^64: an area may be freed on another CPU. Only this CPU writes, with interrupts off.
     used: AtomicU64,
     /// Areas, likewise.
     areas: AtomicU64,
     /// Pages freed here that are not in the common count yet. Only this CPU writes, with interrupts off.
     lazy: AtomicU64,
-}
-
-/// What each of up to `CPUS` CPUs has of its own. It is apart from the rest, because it is larger than some kernels' stacks: a kernel has it in
-/// a static.
-pub struct Arenas<const CPUS: usize>(pub(super) [Arena; CPUS]);
-
-impl<const CPUS: usize> Arenas<CPUS> {
-    /// Of CPUs that have nothing.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self([const { Arena::new() }; CPUS])
-    }
-}
-
-impl<const CPUS: usize> Default for Arenas<CPUS> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<const CPUS: usize> fmt::Debug for Arenas<CPUS> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Arenas").finish_non_exhaustive()
-    }
 }
 
 /// Free pages of one chunk.
@@ -63,69 +47,89 @@ pub(super) struct Run(u64);
 impl Run {
     pub(super) const NONE: Self = Self(0);
 
-    pub(super) fn new(books: PhysAddr, next: u64, end: u64) -> Self {
+    /// The pages from `next` on, before `end`, of the chunk with this number.
+    pub(super) const fn new(number: u64, next: u64, end: u64) -> Self {
         if next == end {
             return Self(0);
         }
-        let number = books.as_u64() / FRAME_SIZE;
-        Self(number << (2 * PAGE_BITS) | end << PAGE_BITS | next)
+        Self(number << NUMBER_SHIFT | next << NEXT_SHIFT | (end - next))
     }
 
+    /// The chunk's number.
     #[inline]
-    pub(super) const fn books(self) -> PhysAddr {
-        // 40 bits of frame number are left.
-        PhysAddr::new((self.0 >> (2 * PAGE_BITS)) * FRAME_SIZE)
+    pub(super) const fn number(self) -> u64 {
+        self.0 >> NUMBER_SHIFT
     }
 
     #[inline]
     pub(super) const fn next(self) -> u64 {
+        self.0 >> NEXT_SHIFT & PAGE_MASK
+    }
+
+    #[inline]
+    pub(super) const fn left(self) -> u64 {
         self.0 & PAGE_MASK
     }
 
+    /// Without its first `pages` pages. It has as many.
     #[inline]
-    pub(super) const fn end(self) -> u64 {
-        self.0 >> PAGE_BITS & PAGE_MASK
+    const fn without(self, pages: u64) -> Self {
+        // What is left does not go below zero, and `next` not beyond a chunk, so nothing is carried from one to the other.
+        Self(self.0 - pages + (pages << NEXT_SHIFT))
     }
 }
 
+/// A place for an area, guard included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spot {
+    /// The chunk's number.
+    pub(super) number: u64,
+    /// The first page.
+    pub(super) first: u64,
+    /// How many pages before that one go with it.
+    pub(super) lead: u64,
+}
+
 impl Arena {
-    pub(super) const fn new() -> Self {
-        Self {
-            runs: [const { AtomicU64::new(0) }; 2],
-            used: AtomicU64::new(0),
-            areas: AtomicU64::new(0),
-            lazy: AtomicU64::new(0),
+    constructor! {
+        pub(super) fn new() -> Self {
+            Self {
+                runs: [AtomicU64::new(0), AtomicU64::new(0)],
+                near: Near::new(),
+                used: AtomicU64::new(0),
+                areas: AtomicU64::new(0),
+                lazy: AtomicU64::new(0),
+            }
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn run(&self, need: u64) -> &AtomicU64 {
         &self.runs[usize::from(need > SHORT)]
     }
 
-    /// Takes `need` pages of a run: the chunk's books and the first page.
-    #[inline]
-    pub(super) fn place(&self, need: u64) -> Option<(PhysAddr, u64)> {
+    /// Takes `need` pages of a run, the first at a multiple of `align`, a power of two.
+    #[inline(always)]
+    pub(super) fn place(&self, need: u64, align: u64) -> Option<Spot> {
         let word = self.run(need);
         let mut run = Run(word.load(Ordering::Acquire));
         loop {
-            if run.next() + need > run.end() {
+            let lead = run.next().wrapping_neg() & (align - 1);
+            if lead + need > run.left() || lead > need.max(LEAD) {
                 return None;
             }
-            // The end stays above, so nothing is carried into it.
-            let rest = run.0 + need;
-            match word.compare_exchange(run.0, rest, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Some((run.books(), run.next())),
+            let rest = run.without(lead + need);
+            match word.compare_exchange(run.0, rest.0, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => {
+                    return Some(Spot {
+                        number: run.number(),
+                        first: run.next() + lead,
+                        lead,
+                    });
+                }
                 Err(other) => run = Run(other),
             }
         }
-    }
-
-    /// The books of the chunk in which this CPU places short areas. As long as its run has pages left the chunk is not given up.
-    #[inline]
-    pub(super) fn filling(&self) -> Option<PhysAddr> {
-        let run = Run(self.runs[0].load(Ordering::Acquire));
-        (run.next() < run.end()).then(|| run.books())
     }
 
     /// Puts another run in the place of the one for such areas, and returns the rest of that. The pool is held.
@@ -153,10 +157,12 @@ impl Arena {
         add(&self.used, pages.wrapping_neg());
         add(&self.areas, 1_u64.wrapping_neg());
         let lazy = self.lazy.load(Ordering::Relaxed) + pages;
-        let full = lazy >= batch;
-        self.lazy
-            .store(if full { 0 } else { lazy }, Ordering::Relaxed);
-        full.then_some(lazy)
+        if lazy < batch {
+            self.lazy.store(lazy, Ordering::Relaxed);
+            return None;
+        }
+        self.lazy.store(0, Ordering::Relaxed);
+        Some(lazy)
     }
 
     /// Pages of live areas: of all CPUs together, it is never below zero.

@@ -11,7 +11,7 @@ use kspace_layout::PhysAddr;
 use kspace_paging::FrameSource;
 
 use super::chunk::{FRAME_WORDS, MAX_RETIRED, Words};
-use super::sync::Ordering;
+use super::sync::{AtomicU64, Ordering};
 
 const BITS: u32 = FRAME_WORDS.trailing_zeros();
 
@@ -19,6 +19,8 @@ const BITS: u32 = FRAME_WORDS.trailing_zeros();
 pub(super) struct Index {
     root: PhysAddr,
     levels: u32,
+    /// How often chunks were taken out, counted from one.
+    generation: AtomicU64,
 }
 
 /// Reaches a frame of words that is in the books.
@@ -27,14 +29,29 @@ pub(super) trait Reach<'a> {
 }
 
 impl Index {
-    /// For chunks with numbers below `chunks`, with `root`, a frame of zeros.
-    pub(super) const fn new(root: PhysAddr, chunks: u64) -> Self {
-        let bits = u64::BITS - chunks.saturating_sub(1).leading_zeros();
-        let levels = bits.div_ceil(BITS);
-        Self {
-            root,
-            levels: if levels == 0 { 1 } else { levels },
+    constructor! {
+        /// For chunks with numbers below `chunks`, with `root`, a frame of zeros.
+        pub(super) fn new(root: PhysAddr, chunks: u64) -> Self {
+            let bits = u64::BITS - chunks.saturating_sub(1).leading_zeros();
+            let levels = bits.div_ceil(BITS);
+            Self {
+                root,
+                levels: if levels == 0 { 1 } else { levels },
+                generation: AtomicU64::new(1),
+            }
         }
+    }
+
+    /// What look-ups since are as good as new in: see `near`.
+    #[inline(always)]
+    pub(super) fn generation(&self) -> u64 {
+        // Acquire: who sees a generation finds nothing in the index that was taken out before it.
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Makes all forget what they have looked up, after chunks were taken out and before the shootdown after which their books are freed.
+    pub(super) fn next_generation(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// The frame of a chunk's books.

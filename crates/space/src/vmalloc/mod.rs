@@ -58,6 +58,7 @@ mod sync;
 
 mod allocate;
 mod arena;
+mod arenas;
 mod caller;
 mod chunk;
 mod error;
@@ -68,6 +69,7 @@ mod large;
 mod lazy;
 pub(crate) mod lock;
 mod look;
+mod near;
 mod pages;
 mod pool;
 mod purge;
@@ -77,7 +79,7 @@ mod state;
 mod trim;
 mod zones;
 
-pub use arena::Arenas;
+pub use arenas::Arenas;
 pub use error::{AreaError, FreeError, FreeProblem};
 pub use kernel::{AreaFrames, Kernel, Want};
 pub use large::{ResizeError, Resized};

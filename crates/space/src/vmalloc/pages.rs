@@ -32,14 +32,13 @@ impl Pages {
         }
     }
 
-    /// Adds the pages from `first` on, before `end`, of which there is one at least.
-    #[inline]
+    /// Adds the pages from `first` on, before `end`.
     pub(super) fn insert_run(&mut self, first: u64, end: u64) {
-        let word = first / 64;
-        if (end - 1) / 64 == word {
-            self.0[word as usize % PAGE_WORDS] |= below(end - first) << (first % 64);
-        } else {
-            self.insert(Self::between(first, end));
+        let mut from = first;
+        while from < end {
+            let last = (from | 63).min(end - 1);
+            self.0[from as usize / 64 % PAGE_WORDS] |= below(last - from + 1) << (from % 64);
+            from = last + 1;
         }
     }
 

@@ -44,12 +44,21 @@ pub(super) trait Books<'a> {
     }
 }
 
+/// What becomes of the free pages behind those that a request finds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// They are the finder's, too: its next run.
+    Taken,
+    /// They stay in the pool.
+    Stays,
+}
+
 /// Where a request found room.
 pub(super) struct Found<'a> {
     pub(super) chunk: Chunk<'a>,
     /// The first page.
     pub(super) first: u64,
-    /// The one after the last page of the run that it lies in: what is left of the run is the finder's too.
+    /// The one after the last page that is the finder's.
     pub(super) end: u64,
 }
 
@@ -99,17 +108,18 @@ impl Pool {
         None
     }
 
-    /// Takes `need` pages at a multiple of `align`, and the rest of their run: from `preferred`, if it has room, or from the fullest
-    /// chunk that has.
+    /// Takes `need` pages at a multiple of `align`, and perhaps the rest of their run: from `preferred`, if it has room, or from the
+    /// fullest chunk that has.
     pub(super) fn find<'a>(
         &mut self,
         books: &impl Books<'a>,
         preferred: Option<Chunk<'a>>,
         need: u64,
         align: u64,
+        rest: Rest,
     ) -> Option<Found<'a>> {
         if let Some(chunk) = preferred
-            && let Some(found) = self.find_in(books, chunk, need, align)
+            && let Some(found) = self.find_in(books, chunk, need, align, rest)
         {
             return Some(found);
         }
@@ -121,7 +131,7 @@ impl Pool {
                     break;
                 };
                 next = chunk.pool_next().load(Ordering::Relaxed);
-                if let Some(found) = self.find_in(books, chunk, need, align) {
+                if let Some(found) = self.find_in(books, chunk, need, align, rest) {
                     return Some(found);
                 }
             }
@@ -135,9 +145,14 @@ impl Pool {
         chunk: Chunk<'a>,
         need: u64,
         align: u64,
+        rest: Rest,
     ) -> Option<Found<'a>> {
         let mut free = chunk.free();
         let (first, end) = free.find(need, align)?;
+        let end = match rest {
+            Rest::Taken => end,
+            Rest::Stays => first + need,
+        };
         let before = free;
         free.remove(Pages::between(first, end));
         self.change(books, chunk, before, free);

@@ -13,7 +13,7 @@ use core::sync::atomic::Ordering;
 
 use kspace_frames::zone::Shortage;
 use kspace_layout::{FRAME_SIZE, PageSize, Pfn, VirtRange};
-use kspace_paging::{Invalidation, LeafTable, Stale};
+use kspace_paging::{Invalidation, Stale};
 
 use super::chunk::Chunk;
 use super::lazy::take_lazy;
@@ -176,61 +176,99 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         let mut next = batch.first;
         while let Some(chunk) = self.linked(next) {
             next = chunk.purge_next().load(Ordering::Relaxed);
-            let off = self.off();
-            let mut pages = Pages::NONE;
-            let table = self.leaf_table(chunk);
-            let base = self.slot_of(chunk, 0);
-            areas_of(chunk, |slot, word| {
-                let first = word.first(slot);
-                self.collect(&off, table, base + first as usize, word, purged);
-                word.release(chunk.area(first));
-                pages.insert_run(first, first + word.pages() + 1);
-                purged.areas += 1;
-                purged.pages += word.pages();
-            });
-            self.with_pool(&off, |pool| pool.give(self, chunk, pages));
+            self.release_chunk(chunk, purged);
         }
     }
 
-    /// Takes the frames out of an area's entries, and frees them if they are the area's.
-    #[inline]
-    fn collect(
-        &self,
-        off: &Off<K>,
-        table: LeafTable<'a, K::Format>,
-        slot: usize,
-        word: AreaWord,
-        purged: &mut Purged,
-    ) {
-        let owns_frames = Kind::from_raw(word.kind()).owns_frames();
-        let each = |frame: Pfn, count: usize| {
-            if owns_frames {
-                purged.frames += self.give_frames(off, frame, count as u64);
+    /// Gives back all that the areas of a chunk in the purge under way had.
+    fn release_chunk(&self, chunk: Chunk<'a>, purged: &mut Purged) {
+        let off = self.off();
+        let mut pages = Pages::NONE;
+        // Areas that lie one behind the other are one run of pages.
+        let (mut run_first, mut run_end) = (0, 0);
+        let (table, base) = (self.leaf_table(chunk), self.slot_of(chunk, 0));
+        let mut singles = Singles::new();
+        areas_of(chunk, |slot, word| {
+            let first = word.first(slot);
+            let count = word.pages();
+            let owned = Kind::raw_owns_frames(word.kind());
+            let each = |frame: Pfn, frames: usize| {
+                if !owned {
+                    return;
+                }
+                if frames > 1 {
+                    purged.frames += self.give_frames(&off, frame, frames as u64);
+                } else if singles.push(frame) {
+                    purged.frames += self.give_singles(&off, &mut singles);
+                }
+            };
+            // SAFETY: the area was parked before its lazy bit was set, and all CPUs have been flushed since the bit was taken.
+            unsafe { table.collect(base + first as usize, count as usize, each) };
+            word.release(chunk.area(first));
+            let (begins, ends) = (first - word.lead(), first + count + 1);
+            if begins != run_end {
+                pages.insert_run(run_first, run_end);
+                run_first = begins;
             }
-        };
-        // SAFETY: the area was parked before its lazy bit was set, and all CPUs have been flushed since the bit was taken.
-        unsafe { table.collect(slot, word.pages() as usize, each) };
+            run_end = ends;
+            purged.areas += 1;
+            purged.pages += count;
+        });
+        pages.insert_run(run_first, run_end);
+        purged.frames += self.give_singles(&off, &mut singles);
+        self.with_pool(&off, |pool| pool.give(self, chunk, pages));
+    }
+
+    /// Gives single frames back, and has none left. Returns how many frames they were.
+    fn give_singles(&self, off: &Off<K>, singles: &mut Singles) -> u64 {
+        // SAFETY: an area's frames were taken for it, its entries do not lead there any more, and all CPUs have been flushed.
+        let (given, lost) = unsafe { self.frames().give_many(off, singles.take()) };
+        if lost != 0 {
+            self.lost.fetch_add(lost, Ordering::Relaxed);
+        }
+        given
     }
 
     /// Gives back blocks that lie one behind the other, as they were taken. Returns how many frames they had.
-    #[inline]
     pub(super) fn give_frames(&self, off: &Off<K>, first: Pfn, count: u64) -> u64 {
-        let (mut done, mut given) = (0, 0);
-        while done < count {
-            let frame = Pfn::new(first.as_u64() + done);
-            // SAFETY: an area's frames were taken for it, its entries do not lead there any more, and all CPUs have been flushed.
-            match unsafe { self.frames().give(off, frame) } {
-                Some(order) => {
-                    done += order.frames() as u64;
-                    given += order.frames() as u64;
-                }
-                None => {
-                    self.lost.fetch_add(1, Ordering::Relaxed);
-                    done += 1;
-                }
-            }
+        // SAFETY: as above.
+        let given = unsafe { self.frames().give_run(off, first, count) };
+        if given != count {
+            self.lost.fetch_add(count - given, Ordering::Relaxed);
         }
         given
+    }
+}
+
+/// Frames that come alone, kept until there are enough to be given back in one call.
+struct Singles {
+    frames: [Pfn; Self::ROOM],
+    count: usize,
+}
+
+impl Singles {
+    const ROOM: usize = 32;
+
+    const fn new() -> Self {
+        Self {
+            frames: [Pfn::new(0); Self::ROOM],
+            count: 0,
+        }
+    }
+
+    /// Keeps one more, of which there is room. Whether it was the last.
+    #[inline(always)]
+    fn push(&mut self, frame: Pfn) -> bool {
+        let at = self.count % Self::ROOM;
+        self.frames[at] = frame;
+        self.count = at + 1;
+        self.count == Self::ROOM
+    }
+
+    /// All of them.
+    fn take(&mut self) -> &[Pfn] {
+        let count = core::mem::take(&mut self.count);
+        &self.frames[..count]
     }
 }
 

@@ -48,6 +48,13 @@ impl Kind {
         matches!(self, Self::Memory | Self::Stack | Self::Executable)
     }
 
+    /// As [`owns_frames`](Self::owns_frames), by a number from the books.
+    #[inline(always)]
+    pub(super) const fn raw_owns_frames(raw: u64) -> bool {
+        // Those that do come first.
+        raw < Self::Frames as u64
+    }
+
     /// Whose frames they are in the books on frames.
     #[inline]
     pub(super) const fn owner(self) -> Owner {

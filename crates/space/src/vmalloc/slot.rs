@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   63                      32 31    22 21    15 14   11 10     3    2     1    0
-//!   |  caller, as a distance  |        | node+1 | kind  | pages  | odd |  state  |
+//!   |  caller, as a distance  |  lead  | node+1 | kind  | pages  | odd |  state  |
 //!
 //!           publish (placed here)         free (anybody, once)           release (the purger, after the flush)
 //!   Free ------------------------> Live ----------------------> Lazy -----------------------------------> Free
@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Areas have a guard page, so they are two pages long at least, and no two of a chunk begin in the same pair of pages: the pair's
-//! number is the word's, and `odd` says with which page of the pair the area begins.
+//! number is the word's, and `odd` says with which page of the pair the area begins. `lead` pages before it were passed over for its alignment,
+//! and are free again when it is purged.
 //!
 //! The promise: of all who free an area, exactly one succeeds, and the others learn who that was.
 
@@ -24,6 +25,8 @@ const KIND_SHIFT: u32 = 11;
 const KIND_MASK: u64 = 0xf;
 const NODE_SHIFT: u32 = 15;
 const NODE_MASK: u64 = 0x7f;
+const LEAD_SHIFT: u32 = 22;
+const LEAD_MASK: u64 = 0x3ff;
 const CALLER_SHIFT: u32 = 32;
 
 const FREE: u64 = 0;
@@ -50,9 +53,21 @@ impl AreaWord {
         )
     }
 
+    /// With so many pages passed over before it, less than a chunk's.
+    #[inline(always)]
+    pub(super) const fn with_lead(self, lead: u64) -> Self {
+        Self(self.0 | lead << LEAD_SHIFT)
+    }
+
     #[inline]
     pub(super) const fn is_live(self) -> bool {
         self.0 & STATE == LIVE
+    }
+
+    /// Whether it is a live area that begins at `first`, which lies in the word's pair of pages.
+    #[inline(always)]
+    const fn is_live_at(self, first: u64) -> bool {
+        self.0 & (STATE | 1 << ODD_SHIFT) == LIVE | (first & 1) << ODD_SHIFT
     }
 
     #[inline]
@@ -76,6 +91,12 @@ impl AreaWord {
     #[inline]
     pub(super) const fn pages(self) -> u64 {
         self.0 >> PAGES_SHIFT & PAGES_MASK
+    }
+
+    /// How many pages before it go with it.
+    #[inline]
+    pub(super) const fn lead(self) -> u64 {
+        self.0 >> LEAD_SHIFT & LEAD_MASK
     }
 
     #[inline]
@@ -118,11 +139,11 @@ impl AreaWord {
     }
 
     /// Takes the area at `first` away from all others. `Err`: what is there instead of a live area.
-    #[inline]
+    #[inline(always)]
     pub(super) fn free(slot: &AtomicU64, first: u64, caller: u32) -> Result<Self, Self> {
         let mut found = Self::load(slot);
         loop {
-            if !(found.is_live() && found.begins_at(first)) {
+            if !found.is_live_at(first) {
                 return Err(found);
             }
             let freed = found.with(LAZY, caller);

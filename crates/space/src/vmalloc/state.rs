@@ -6,7 +6,8 @@ use core::sync::atomic::AtomicBool;
 use kspace_layout::{FRAME_SIZE, PhysAddr, VirtAddr, VirtRange};
 use kspace_paging::{Editor, FrameSource, LeafBits, LeafTable, PhysMemory, Protection};
 
-use super::arena::{Arena, Arenas};
+use super::arena::Arena;
+use super::arenas::Arenas;
 use super::chunk::{Chunk, Words};
 use super::index::{Index, Reach};
 use super::large::Large;
@@ -16,7 +17,7 @@ use super::pages::CHUNK_PAGES;
 use super::pool::{Books, Pool};
 use super::sync::AtomicU64;
 use super::{AreaError, Kernel};
-use crate::platform::{Cpu, Interrupts};
+use crate::platform::Interrupts;
 use crate::ranges::Ranges;
 use crate::shootdown::Shootdown;
 
@@ -112,9 +113,19 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             trimmed: AtomicU64::new(0),
             data: LeafBits::new(DATA, tables.limits()),
             bound,
-            batch: (bound / (4 * CPUS as u64)).min(BATCH),
+            batch: batch_of(bound, CPUS),
             arenas,
         })
+    }
+
+    /// Says that no more than `cpus` of the `CPUS` CPUs will ever use the areas: then each may count more freed pages for itself.
+    ///
+    /// What waits for a purge is never more than the bound and a quarter of it, beside what was freed in atomic context or while a purge is
+    /// under way.
+    #[must_use]
+    pub fn for_cpus(mut self, cpus: usize) -> Self {
+        self.batch = batch_of(self.bound, cpus);
+        self
     }
 
     /// Where the areas are.
@@ -164,7 +175,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     }
 
     /// Keeps interrupts off as long as it lives. Who looks up a chunk has it: its books stay until the CPU answers a shootdown.
-    #[inline]
+    #[inline(always)]
     pub(super) fn off(&self) -> Off<K> {
         self.platform().interrupts_off()
     }
@@ -174,9 +185,9 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// # Panics
     ///
     /// When the platform counts CPUs that the areas were not made for.
-    #[inline]
-    pub(super) fn arena(&self, _off: &Off<K>) -> &Arena {
-        &self.arenas.0[self.platform().id().index()]
+    #[inline(always)]
+    pub(super) fn arena(&self, off: &Off<K>) -> &Arena {
+        &self.arenas.0[self.platform().id_of(off).index()]
     }
 
     #[inline]
@@ -196,10 +207,10 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         self.space.with(self.platform(), off, body)
     }
 
-    /// The number of the chunk that an address of the area lies in.
+    /// The number of the chunk that an address of the area lies in; for another address, one that no chunk has.
     #[inline]
     pub(super) const fn number_of(&self, address: VirtAddr) -> u64 {
-        address.as_u64() / CHUNK_BYTES - self.area.start().as_u64() / CHUNK_BYTES
+        (address.as_u64() / CHUNK_BYTES).wrapping_sub(self.area.start().as_u64() / CHUNK_BYTES)
     }
 
     /// The addresses of `pages` pages from `first` on in the chunk with this number. They lie in the area.
@@ -218,14 +229,30 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// The chunk with this number.
     #[inline(always)]
     pub(super) fn chunk_numbered(&self, off: &Off<K>, number: u64) -> Option<Chunk<'a>> {
-        // Most are looked for on the CPU that fills them.
-        if let Some(books) = self.arena(off).filling() {
-            let chunk = self.chunk(books);
-            if chunk.number() == number {
-                return Some(chunk);
-            }
+        let near = &self.arena(off).near;
+        let generation = self.index.generation();
+        match near.get(generation, number) {
+            Some(books) => Some(self.chunk(books)),
+            None => self.look_up(off, generation, number),
         }
+    }
+
+    /// The chunk of a run or of a place in one: it stays as long as that.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such chunk.
+    #[inline(always)]
+    pub(super) fn chunk_of(&self, off: &Off<K>, number: u64) -> Chunk<'a> {
+        let chunk = self.chunk_numbered(off, number);
+        chunk.expect("a chunk was given up whose pages a CPU had")
+    }
+
+    /// The chunk with this number, from the index.
+    #[inline(never)]
+    fn look_up(&self, off: &Off<K>, generation: u64, number: u64) -> Option<Chunk<'a>> {
         let books = self.index.get(self, number)?;
+        self.arena(off).near.put(generation, number, books);
         Some(self.chunk(books))
     }
 
@@ -249,6 +276,12 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         };
         (first + page) as usize
     }
+}
+
+/// Freed pages that each of `cpus` CPUs may count for itself: of all of them together, a quarter of the bound.
+const fn batch_of(bound: u64, cpus: usize) -> u64 {
+    let share = bound / (4 * if cpus == 0 { 1 } else { cpus as u64 });
+    if share < BATCH { share } else { BATCH }
 }
 
 impl<'a, K: Kernel, const CPUS: usize> Reach<'a> for Vmalloc<'a, K, CPUS> {

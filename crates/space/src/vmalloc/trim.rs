@@ -52,7 +52,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         let off = self.off();
         self.with_pool(&off, |pool| {
             for run in self.arenas().iter().flat_map(|arena| arena.take_runs()) {
-                self.give_run(pool, run);
+                self.give_run(&off, pool, run);
             }
         });
     }
@@ -76,6 +76,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
                 let freed = space.free(self.chunk_range(chunk));
                 debug_assert!(freed.is_ok(), "a chunk's addresses were allocated");
             });
+            self.index.next_generation();
             self.each(first, |chunk| {
                 let range = self.chunk_range(chunk);
                 // They are not free any more when another chunk's hold has them.

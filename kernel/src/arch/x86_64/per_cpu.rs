@@ -167,3 +167,34 @@ pub fn current() -> &'static CpuData {
         &*this
     }
 }
+
+/// A 32-bit field of the data of the CPU that runs here, in one instruction.
+macro_rules! current_field {
+    ($field:ident) => {{
+        let value: u32;
+        // SAFETY: GS base is the address of a static `CpuData`. The field is an atomic of 32 bits, which an aligned load reads whole.
+        unsafe {
+            asm!("mov {:e}, gs:[{}]", out(reg) value, const core::mem::offset_of!(CpuData, $field),
+                options(nostack, readonly, preserves_flags, pure));
+        }
+        value
+    }};
+}
+
+/// The number of the CPU that runs here, which must have been set.
+#[inline(always)]
+pub fn current_index() -> u32 {
+    current_field!(index)
+}
+
+/// The node whose memory is nearest to the CPU that runs here, which must have been set.
+#[inline(always)]
+pub fn current_home() -> NodeId {
+    NodeId::try_new(current_field!(home)).unwrap_or(NodeId::ZERO)
+}
+
+/// The reasons why the CPU that runs here, which must have been set, must not wait for others.
+#[inline(always)]
+pub fn current_atomic_depth() -> u32 {
+    current_field!(atomic_depth)
+}

@@ -8,7 +8,7 @@
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
-use kspace::platform::Interrupts;
+use kspace::platform::{CpuId, Interrupts};
 use kspace::vmalloc::Pinned;
 use kspace_frames::PinnedCpu;
 use kspace_frames::zone::NodeId;
@@ -42,6 +42,7 @@ const fn make() -> [PinnedCpu; MAX_CPUS] {
 #[derive(Debug)]
 pub struct InterruptsOff {
     were_on: bool,
+    cpu: CpuId,
     pin: &'static PinnedCpu,
     /// It belongs to the CPU that made it.
     here: PhantomData<*const ()>,
@@ -52,9 +53,11 @@ impl InterruptsOff {
     fn new() -> Self {
         let were_on = interrupts::are_enabled();
         interrupts::disable();
+        let cpu = per_cpu::current_index() as usize;
         Self {
             were_on,
-            pin: &PINS.0[per_cpu::current().index() as usize],
+            cpu: CpuId::new(cpu),
+            pin: &PINS.0[cpu],
             here: PhantomData,
         }
     }
@@ -77,7 +80,7 @@ impl Pinned for InterruptsOff {
 
     #[inline(always)]
     fn home(&self) -> NodeId {
-        per_cpu::current().home()
+        per_cpu::current_home()
     }
 }
 
@@ -88,6 +91,11 @@ unsafe impl Interrupts for Machine {
     #[inline(always)]
     fn interrupts_off(&self) -> InterruptsOff {
         InterruptsOff::new()
+    }
+
+    #[inline(always)]
+    fn id_of(&self, off: &InterruptsOff) -> CpuId {
+        off.cpu
     }
 }
 

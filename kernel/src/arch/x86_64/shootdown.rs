@@ -9,7 +9,7 @@ use kspace_layout::PagingMode;
 use x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
 
 use super::yield_points::YieldPoints;
-use super::{apic, atomic_context, drain, per_cpu, vector};
+use super::{apic, drain, per_cpu, vector};
 use crate::acpi::MAX_CPUS;
 use crate::info;
 
@@ -41,14 +41,14 @@ unsafe impl Cpu for Machine {
 
     #[inline]
     fn id(&self) -> CpuId {
-        CpuId::new(per_cpu::current().index() as usize)
+        CpuId::new(per_cpu::current_index() as usize)
     }
 
     fn pin(&self) {}
 
-    #[inline]
+    #[inline(always)]
     fn is_atomic(&self) -> bool {
-        atomic_context::is_atomic()
+        per_cpu::current_atomic_depth() > 0
     }
 
     fn report(&self, complaint: &Complaint) {

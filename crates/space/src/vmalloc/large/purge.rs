@@ -7,7 +7,7 @@ use kspace_paging::{Flush, Invalidation};
 
 use super::books::Entry;
 use crate::vmalloc::state::Vmalloc;
-use crate::vmalloc::{Kernel, Purged};
+use crate::vmalloc::{AreaFrames, Kernel, Purged};
 
 impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// Takes all freed large areas for the purge under way: what the CPUs must forget, if anything, if there are some.
@@ -79,7 +79,12 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// Gives back the block that begins at `first`: how many frames it had; 0 when the books on frames know no such block.
     pub(super) fn give_block(&self, first: Pfn) -> u64 {
         // Interrupts are off for one block at a time.
-        self.give_frames(&self.off(), first, 1)
+        // SAFETY: an area's frames were taken for it, its entries do not lead there any more, and all CPUs have been flushed.
+        let order = unsafe { self.frames().give(&self.off(), first) };
+        if order.is_none() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        order.map_or(0, |order| order.frames() as u64)
     }
 
     /// Takes out and frees the page tables that areas have left behind anywhere in the free address space. Only the purger calls this.
