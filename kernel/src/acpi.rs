@@ -1,4 +1,4 @@
-//! What ACPI's static tables say: processors and timers (MADT, HPET), and which memory is near to which of them ([`topology()`]).
+//! What ACPI's static tables say: processors, interrupt controllers and timers (MADT, HPET), and which memory is near to which of them ([`topology()`]).
 //!
 //! The `acpi` crate knows the tables; it also trusts them. Between it and the firmware stands [`memory`], which lets the crate see
 //! only memory that can be reached and bounds every length. The chain of MADT entries is checked before the crate follows it: an
@@ -24,6 +24,20 @@ pub use topology::{Topology, TopologyNote, topology};
 /// Most processors that are kept: as many as xAPIC identifiers and some. A fixed number, because there is no heap yet.
 pub const MAX_CPUS: usize = 256;
 
+/// Most I/O APICs that are kept: a machine with more than one has one for each of its few I/O hubs.
+pub const MAX_IO_APICS: usize = 16;
+
+/// An interrupt controller for devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoApic {
+    /// Its identifier.
+    pub id: u8,
+    /// Where its registers are.
+    pub registers: u32,
+    /// The number of its first input among all of them.
+    pub first_input: u32,
+}
+
 /// What the tables say. A plain value.
 #[derive(Clone, Copy, Debug)]
 pub struct Processors {
@@ -35,6 +49,10 @@ pub struct Processors {
     pub disabled: usize,
     /// The registers of the high-precision event timer, where there is one.
     pub hpet: Option<PhysAddr>,
+    io_apics: [IoApic; MAX_IO_APICS],
+    io_apic_count: usize,
+    /// I/O APICs beyond [`MAX_IO_APICS`].
+    pub io_apics_left_out: usize,
 }
 
 impl Processors {
@@ -45,12 +63,35 @@ impl Processors {
         left_out: 0,
         disabled: 0,
         hpet: None,
+        io_apics: [IoApic {
+            id: 0,
+            registers: 0,
+            first_input: 0,
+        }; MAX_IO_APICS],
+        io_apic_count: 0,
+        io_apics_left_out: 0,
     };
 
     /// The local APIC identifiers of all processors that can be used, in the firmware's order.
     #[must_use]
     pub fn apic_ids(&self) -> &[u32] {
         &self.apic_ids[..self.count]
+    }
+
+    /// The I/O APICs, in the firmware's order.
+    #[must_use]
+    pub fn io_apics(&self) -> &[IoApic] {
+        &self.io_apics[..self.io_apic_count]
+    }
+
+    fn add_io_apic(&mut self, io_apic: IoApic) {
+        match self.io_apics.get_mut(self.io_apic_count) {
+            Some(place) => {
+                *place = io_apic;
+                self.io_apic_count += 1;
+            }
+            None => self.io_apics_left_out += 1,
+        }
     }
 
     fn add(&mut self, apic_id: u32, flags: u32) {
@@ -141,6 +182,11 @@ pub fn processors(memory: &impl Reach, rsdp: Option<PhysAddr>) -> Result<Process
         match entry {
             MadtEntry::LocalApic(cpu) => processors.add(u32::from(cpu.apic_id), cpu.flags),
             MadtEntry::LocalX2Apic(cpu) => processors.add(cpu.x2apic_id, cpu.flags),
+            MadtEntry::IoApic(entry) => processors.add_io_apic(IoApic {
+                id: entry.io_apic_id,
+                registers: entry.io_apic_address,
+                first_input: entry.global_system_interrupt_base,
+            }),
             _ => {}
         }
     }
@@ -177,9 +223,10 @@ fn check_madt<H: AcpiHandler>(madt: &PhysicalMapping<H, Madt>) -> Result<(), Acp
     while offset < bytes.len() {
         let kind = bytes[offset];
         let length = bytes.get(offset + 1).copied().map_or(0, usize::from);
-        // The crate reads whole structures of these two kinds: 8 and 16 bytes (ACPI 6.5, sections 5.2.12.2 and 5.2.12.12).
+        // The crate reads whole structures of these kinds: 8, 12 and 16 bytes (ACPI 6.5, sections 5.2.12.2, 5.2.12.3 and 5.2.12.12).
         let least = match kind {
             0 => 8,
+            1 => 12,
             9 => 16,
             _ => 2,
         };

@@ -5,18 +5,14 @@
 
 use core::fmt;
 
+use kspace::fixmap::FixedPages;
 use kspace::image::{ImageError, ImageMap};
-use kspace::verify::{Claims, FixedPage, OnDemand};
-use kspace::{TableFrames, cpu_entry, direct_map, image};
+use kspace::verify::{Claims, OnDemand};
+use kspace::{TableFrames, cpu_entry, direct_map, fixmap, image};
 use kspace_frames::zone::VmemmapPlan;
 use kspace_frames::{EarlyFrames, MemoryMap};
-use kspace_layout::{
-    AddressError, EntryPart, EntryStack, FRAME_SIZE, FixmapSlot, Layout, PageSize, PhysAddr,
-    VirtAddr, VirtRange,
-};
-use kspace_paging::{
-    CacheType, EditError, Editor, FrameSource, Limits, PhysMemory, Protection, RootError,
-};
+use kspace_layout::{AddressError, EntryPart, EntryStack, Layout, PhysAddr, VirtAddr, VirtRange};
+use kspace_paging::{EditError, Editor, FrameSource, Limits, PhysMemory, RootError};
 
 use crate::arch::PageFormat;
 
@@ -29,40 +25,32 @@ pub struct Plan {
     pub memory_map: MemoryMap,
     /// What the CPU can do.
     pub limits: Limits,
-    /// The fixmap's one slot in use: the registers of the local APIC.
-    pub local_apic: Option<FixedPage>,
+    /// Where the registers of the local APIC are.
+    pub local_apic: Option<PhysAddr>,
 }
 
 impl Plan {
     /// A plan for a machine whose local APIC has its registers at `local_apic`.
-    pub fn new(
+    pub const fn new(
         layout: Layout,
         memory_map: MemoryMap,
         limits: Limits,
         local_apic: Option<PhysAddr>,
     ) -> Self {
-        let slot = layout
-            .fixmap()
-            .and_then(|fixmap| fixmap.address(FixmapSlot::LocalApic));
-        let protection = Protection::KERNEL_DATA.with_cache(CacheType::Uncached);
-        let fixed = |(page, phys)| FixedPage {
-            page,
-            phys,
-            protection,
-        };
         Self {
             layout,
             memory_map,
             limits,
-            local_apic: slot.zip(local_apic).map(fixed),
+            local_apic,
         }
     }
 
-    /// The plan as the library's verification takes it, for a kernel in which `cpus` CPUs have entry areas and this much of vmemmap is
-    /// backed, and that has these areas mapped on demand.
+    /// The plan as the library's verification takes it, for a kernel in which `cpus` CPUs have entry areas, these slots of the fixmap are
+    /// set and this much of vmemmap is backed, and that has these areas mapped on demand.
     pub fn claims<'a>(
         &'a self,
         cpus: u32,
+        fixed: &'a dyn FixedPages,
         vmemmap: Option<VmemmapPlan<'a>>,
         areas: Option<&'a dyn OnDemand>,
     ) -> Claims<'a> {
@@ -70,14 +58,14 @@ impl Plan {
             layout,
             memory_map,
             limits,
-            local_apic,
+            ..
         } = self;
         Claims {
             layout,
             map: memory_map,
             limits: *limits,
             cpus,
-            fixed: local_apic.as_slice(),
+            fixed,
             vmemmap,
             areas,
         }
@@ -110,10 +98,7 @@ pub unsafe fn build<M: PhysMemory>(
     direct_map::build(&editor, layout, &direct_map_plan(plan, image))?;
     let entry = layout.cpu_entry().ok_or(BuildError::NoCpuEntryArea)?;
     cpu_entry::build(&editor, entry, 0)?;
-    if let Some(fixed) = plan.local_apic {
-        let page = VirtRange::try_new(fixed.page, FRAME_SIZE)?;
-        editor.map(page, fixed.phys, fixed.protection, PageSize::Size4K)?;
-    }
+    fixmap::build(&editor)?;
     Ok(root)
 }
 

@@ -79,6 +79,8 @@ pub enum Provocation {
     FreedArea,
     /// Read behind the end of an area.
     AreaGuard,
+    /// Read a slot of the fixmap that shows nothing.
+    EmptySlot,
     /// Read the direct map of a hole in physical memory.
     DirectMapHole,
     /// Read a hole between two areas.
@@ -99,7 +101,7 @@ pub enum Provocation {
 
 impl Provocation {
     /// Every provocation with the word that asks for it.
-    pub const ALL: [(&'static str, Self); 19] = [
+    pub const ALL: [(&'static str, Self); 20] = [
         ("write-text", Self::WriteText),
         ("write-rodata", Self::WriteRodata),
         ("write-text-alias", Self::WriteTextAlias),
@@ -111,6 +113,7 @@ impl Provocation {
         ("vmalloc", Self::Vmalloc),
         ("freed-area", Self::FreedArea),
         ("area-guard", Self::AreaGuard),
+        ("empty-slot", Self::EmptySlot),
         ("direct-map-hole", Self::DirectMapHole),
         ("hole", Self::Hole),
         ("user-access", Self::UserAccess),
@@ -333,7 +336,7 @@ mod tests {
                  show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= fragment-vmalloc vmalloc-quarantine= seed= provoke=",
                 "command line: the word at byte 8 is not UTF-8 and was not used",
                 "command line: \"provoke=fire\" was not used; provoke= knows write-text write-rodata write-text-alias \
-                 execute-data null non-canonical stack-overflow guard-page vmalloc freed-area area-guard direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere heap-exhausted",
+                 execute-data null non-canonical stack-overflow guard-page vmalloc freed-area area-guard empty-slot direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere heap-exhausted",
                 "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
                  show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= fragment-vmalloc vmalloc-quarantine= seed= provoke=",
                 "command line: \"stress=-1\" was not used: its value is no decimal number",

@@ -99,9 +99,14 @@ impl Fixmap {
     /// The early slots.
     pub const EARLY: VirtRange = pages(EARLY + EARLY_TOTAL - 1, EARLY_TOTAL);
 
-    /// The address of a slot; `None` for an index that does not exist.
+    /// How many pages an early mapping can have: Linux's `NR_FIX_BTMAPS`.
+    pub const EARLY_PAGES: u8 = EARLY_PAGES as u8;
+    /// How many early mappings there can be at a time: Linux's `FIX_BTMAPS_SLOTS`.
+    pub const EARLY_MAPPINGS: u8 = EARLY_MAPPINGS as u8;
+
+    /// The number of a slot, as Linux's `enum fixed_addresses` counts them; `None` for an index that does not exist.
     #[must_use]
-    pub const fn address(self, slot: FixmapSlot) -> Option<VirtAddr> {
+    pub const fn number(self, slot: FixmapSlot) -> Option<u16> {
         let number = match slot {
             FixmapSlot::Vsyscall => VSYSCALL,
             FixmapSlot::DebugPort => DEBUG_PORT,
@@ -116,7 +121,16 @@ impl Fixmap {
             }
             _ => return None,
         };
-        Some(address_of(number))
+        Some(number)
+    }
+
+    /// The address of a slot; `None` for an index that does not exist.
+    #[must_use]
+    pub const fn address(self, slot: FixmapSlot) -> Option<VirtAddr> {
+        match self.number(slot) {
+            Some(number) => Some(address_of(number)),
+            None => None,
+        }
     }
 
     /// The slot that holds `address`; `None` where no slot is.
@@ -178,6 +192,7 @@ mod tests {
             let address = address_of(number);
             if let Some(slot) = Fixmap.slot_at(address) {
                 assert_eq!(Fixmap.address(slot), Some(address));
+                assert_eq!(Fixmap.number(slot), Some(number));
                 slots += 1;
             }
         }

@@ -19,6 +19,7 @@ pub mod areas;
 pub mod cpu_entry;
 pub mod direct_map;
 pub mod fault;
+pub mod fixmap;
 mod held_frames;
 pub mod hot_add;
 pub mod image;

@@ -191,7 +191,7 @@ fn reserved_areas_and_holes() {
     check(
         slot + 0xb0,
         WRITE,
-        "write to ffffffffff5fd0b0: not mapped, fixmap, slot of the local APIC",
+        "write to ffffffffff5fd0b0: not mapped, slot 514 (local APIC) of the fixmap",
     );
 }
 

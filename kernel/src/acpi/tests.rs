@@ -100,6 +100,23 @@ fn processors_come_in_the_firmwares_order_each_once() {
 }
 
 #[test]
+fn io_apics_come_in_the_firmwares_order_and_more_than_fit_are_counted() {
+    let entry = |id: u8| [1, 12, id, 0, 0, 0x10 * id, 0xc0, 0xfe, 24 * id, 0, 0, 0];
+    let found = read(&machine(&[&local_apic(0, 1), &entry(3), &entry(2)])).unwrap();
+    let expected = [3, 2].map(|id: u8| IoApic {
+        id,
+        registers: 0xfec0_0000 + 0x1000 * u32::from(id),
+        first_input: 24 * u32::from(id),
+    });
+    assert_eq!(found.io_apics(), expected);
+    assert_eq!(found.io_apics_left_out, 0);
+    let many: Vec<_> = (0..20).map(|id| entry(id % 10)).collect();
+    let many: Vec<&[u8]> = many.iter().map(|entry| &entry[..]).collect();
+    let found = read(&machine(&many)).unwrap();
+    assert_eq!((found.io_apics().len(), found.io_apics_left_out), (16, 4));
+}
+
+#[test]
 fn more_processors_than_fit_are_counted() {
     let entries: Vec<Vec<u8>> = (0..300).map(|id| local_x2apic(id, 1)).collect();
     let entries: Vec<&[u8]> = entries.iter().map(Vec::as_slice).collect();

@@ -7,7 +7,7 @@
 //!   direct map     kspace::direct_map::plan of the printed memory map, at the printed base
 //!   image          the ELF file's sections at the printed address, code, constants and variables apart
 //!   CPU entry      the IDT and each CPU's parts; which frames back them is the kernel's choice, but none may back two
-//!   fixmap         the local APIC's registers, uncached
+//!   fixmap         the registers of the local APIC and of the I/O APIC, uncached
 //!   vmemmap        pages for the books on the RAM of the memory map, from the library's plan; frames are the kernel's choice
 //!   elsewhere      nothing
 //! ```
@@ -32,6 +32,8 @@ use crate::kernel::Kernel;
 
 /// Where the local APIC's registers are after reset (Intel SDM vol. 3, section 12.4.1).
 const LOCAL_APIC: u64 = 0xfee0_0000;
+/// Where a PC's only I/O APIC has its registers (QEMU: `IO_APIC_DEFAULT_ADDRESS`).
+const IO_APIC: u64 = 0xfec0_0000;
 
 /// A page that should be mapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -267,16 +269,20 @@ fn cpu_entry(layout: &Layout, cpus: u32, pages: &mut Vec<ExpectedPage>) -> Resul
 }
 
 fn fixmap(layout: &Layout, pages: &mut Vec<ExpectedPage>) {
-    let slot = layout
-        .fixmap()
-        .and_then(|fixmap| fixmap.address(FixmapSlot::LocalApic));
-    pages.extend(slot.map(|virt| ExpectedPage {
-        virt,
-        phys: Some(PhysAddr::new(LOCAL_APIC)),
-        size: PageSize::Size4K,
-        protection: Protection::KERNEL_DATA.with_cache(CacheType::Uncached),
-        what: "the local APIC's fixmap slot".to_owned(),
-    }));
+    let slots = [
+        (FixmapSlot::LocalApic, LOCAL_APIC),
+        (FixmapSlot::IoApic(0), IO_APIC),
+    ];
+    for (slot, registers) in slots {
+        let page = layout.fixmap().and_then(|fixmap| fixmap.address(slot));
+        pages.extend(page.map(|virt| ExpectedPage {
+            virt,
+            phys: Some(PhysAddr::new(registers)),
+            size: PageSize::Size4K,
+            protection: Protection::KERNEL_DATA.with_cache(CacheType::Uncached),
+            what: format!("the fixmap slot of the {slot}"),
+        }));
+    }
 }
 
 /// The pages that hold the frame allocators' books.

@@ -4,6 +4,7 @@
 //! A row says what the machine is, how the boot must end, which lines must come in which order, and which must never come. The
 //! expected addresses are Linux's own (Documentation/arch/x86/x86_64/mm.rst), not this project's constants.
 
+use super::fixmap::FIXMAP;
 use super::hostile_boots::{MEMORY_MAPS, START_INFOS};
 use super::many_cpus::MANY_CPUS;
 use super::start_info::Alteration;
@@ -67,6 +68,7 @@ pub(crate) const BOOTS: &[&[BootCase]] = &[
     MEMORY,
     MANY_CPUS,
     AREAS,
+    FIXMAP,
     POOR_CPUS,
     START_INFOS,
     MEMORY_MAPS,

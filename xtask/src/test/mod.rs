@@ -2,6 +2,7 @@
 
 mod boot_table;
 mod boots;
+mod fixmap;
 mod hostile_boots;
 mod machinery;
 mod many_cpus;

@@ -26,8 +26,11 @@ use kspace_layout::{AreaState, Layout, VirtAddr};
 use kspace_paging::access::error_code;
 use kspace_paging::{Intent, Operation, Walk};
 
+use crate::fixmap::SlotSpot;
+
 pub use cause::Cause;
 pub use on_demand::AreaSpot;
+pub(crate) use spot::write_slot;
 pub use spot::{Backing, Spot};
 pub use tables::PageTables;
 
@@ -119,6 +122,18 @@ impl Explanation {
         match area {
             Some(area) => Self {
                 spot: Spot::OnDemand(area),
+                ..self
+            },
+            None => self,
+        }
+    }
+
+    /// The same with what a slot of the fixmap shows, if the address lies in one.
+    #[must_use]
+    pub const fn with_slot(self, slot: Option<SlotSpot>) -> Self {
+        match slot {
+            Some(slot) => Self {
+                spot: Spot::Slot(slot),
                 ..self
             },
             None => self,

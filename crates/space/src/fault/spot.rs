@@ -4,12 +4,13 @@ use core::fmt;
 
 use kspace_frames::{MemoryKind, MemoryMap};
 use kspace_layout::{
-    Area, AreaKind, AreaState, ByteSize, EntryPlace, FRAME_SIZE, FixmapSlot, Hole, KernelImage,
-    Layout, PagingMode, PhysAddr, Place, Section, SectionKind, VirtAddr,
+    Area, AreaKind, AreaState, ByteSize, EntryPlace, FRAME_SIZE, Fixmap, FixmapSlot, Hole,
+    KernelImage, Layout, PagingMode, PhysAddr, Place, Section, SectionKind, VirtAddr,
 };
 
 use super::AreaSpot;
 use crate::direct_map::FIRST_MIB;
+use crate::fixmap::SlotSpot;
 
 /// What lies at an address. Its `Display` names it: `kernel text, 4.1 KiB into .text`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub enum Spot {
     CpuEntry(EntryPlace),
     /// The fixmap.
     Fixmap(Option<FixmapSlot>),
+    /// A slot of the fixmap, and what it shows.
+    Slot(SlotSpot),
     /// An area that is mapped on demand, or was, or its guard page.
     OnDemand(AreaSpot),
     /// Any other area.
@@ -131,7 +134,7 @@ impl Spot {
                 .cpu_entry()
                 .and_then(|area| area.locate(address))
                 .map(Self::CpuEntry),
-            AreaKind::Fixmap => layout
+            AreaKind::Fixmap | AreaKind::EarlyFixmap => layout
                 .fixmap()
                 .map(|map| Self::Fixmap(map.slot_at(address))),
             _ => None,
@@ -234,7 +237,8 @@ impl fmt::Display for Spot {
                 write!(f, "CPU {cpu}'s {part}, {} into it", ByteSize(offset))
             }
             Self::CpuEntry(place) => place.fmt(f),
-            Self::Fixmap(Some(slot)) => write!(f, "fixmap, slot of the {slot}"),
+            Self::Fixmap(Some(slot)) => write_slot(f, slot),
+            Self::Slot(spot) => spot.fmt(f),
             Self::Fixmap(None) => f.write_str("fixmap, where no slot is"),
             Self::OnDemand(spot) => spot.fmt(f),
             Self::Area { area, offset } => {
@@ -256,6 +260,14 @@ impl fmt::Display for Spot {
             Self::Hole(hole) => hole.fmt(f),
             Self::OutsideMode(mode) => write!(f, "not an address of {mode} paging"),
         }
+    }
+}
+
+/// `slot 514 (local APIC) of the fixmap`.
+pub(crate) fn write_slot(f: &mut fmt::Formatter<'_>, slot: FixmapSlot) -> fmt::Result {
+    match Fixmap.number(slot) {
+        Some(number) => write!(f, "slot {number} ({slot}) of the fixmap"),
+        None => write!(f, "no slot of the fixmap ({slot})"),
     }
 }
 

@@ -1,10 +1,30 @@
 //! From a request to the invalidations that fulfil it on one CPU, with what that CPU has.
 
-use kspace_layout::PagingMode;
+use kspace_layout::{PageSize, PagingMode, VirtRange};
+use kspace_paging::{Invalidation, Stale};
 
-use super::Scope;
 use super::request::Request;
-use crate::platform::{LocalFlush, TlbFeatures};
+use super::{PAGE_LIMIT, Scope};
+use crate::platform::{LocalFlush, Tlb, TlbFeatures};
+
+/// Makes this CPU alone forget the 4 KiB pages of `range`, which lies in what all address spaces share. For pages that only this CPU
+/// accesses; it stays the same meanwhile.
+pub(crate) fn forget_pages_here(platform: &impl Tlb, range: VirtRange) {
+    let stale = Stale {
+        range,
+        page: PageSize::Size4K,
+        global: true,
+        tables: false,
+        root: false,
+    };
+    let request = Request::new(&Invalidation::Range(stale), PAGE_LIMIT);
+    match way(platform.features(), Scope::Shared, request) {
+        Way::Pages => request
+            .addresses()
+            .for_each(|address| platform.perform(LocalFlush::Page(address))),
+        Way::Whole(flush) => platform.perform(flush),
+    }
+}
 
 /// How a request is fulfilled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

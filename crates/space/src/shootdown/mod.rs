@@ -82,6 +82,7 @@ mod state;
 
 pub use count::Activity;
 pub use holder::Holding;
+pub(crate) use local::forget_pages_here;
 pub use probe::{Probe, Rule, Step, Unprobed};
 pub use quarantine::{Due, Quarantine, Refused, quarantine_bound};
 pub use standing::Load;

@@ -7,6 +7,7 @@ use kspace_layout::{CpuEntryArea, EntryPart, FRAME_SIZE, PageSize, PhysAddr, Vir
 use kspace_paging::{Access, Attributes, Protection};
 
 use crate::direct_map::Plan;
+use crate::fixmap::FixedPages;
 use crate::image::ImageMap;
 
 /// A mapping that must be there.
@@ -134,16 +135,21 @@ pub(super) fn vmemmap(
     })
 }
 
-pub(super) fn fixed(pages: &[FixedPage], area: VirtRange) -> impl Iterator<Item = Expected> + '_ {
-    pages
-        .iter()
-        .filter(move |fixed| area.contains(fixed.page))
-        .filter_map(|fixed| {
-            Some(Expected {
-                virt: VirtRange::try_new(fixed.page, FRAME_SIZE).ok()?,
-                phys: Some(fixed.phys),
-                page: Some(PageSize::Size4K),
-                protection: fixed.protection,
-            })
+pub(super) fn fixed(
+    pages: &dyn FixedPages,
+    area: VirtRange,
+) -> impl Iterator<Item = Expected> + '_ {
+    let all = (0..area.size() / FRAME_SIZE).map_while(move |page| {
+        let address = area.start().checked_add(page * FRAME_SIZE);
+        address.ok()
+    });
+    all.filter_map(|page| {
+        let fixed = pages.at(page)?;
+        Some(Expected {
+            virt: VirtRange::try_new(fixed.page, FRAME_SIZE).ok()?,
+            phys: Some(fixed.phys),
+            page: Some(PageSize::Size4K),
+            protection: fixed.protection,
         })
+    })
 }

@@ -29,6 +29,7 @@ use kspace_layout::{Area, AreaKind, AreaState, Layout, Place, VirtRange};
 use kspace_paging::{EntryRead, Limits, Walker};
 
 use crate::direct_map::Plan;
+use crate::fixmap::FixedPages;
 use crate::image::ImageMap;
 
 pub use difference::{Aspect, Difference, Whereabouts};
@@ -49,8 +50,8 @@ pub struct Claims<'a> {
     pub limits: Limits,
     /// How many CPUs have an entry area, from CPU 0 on.
     pub cpus: u32,
-    /// The pages of the fixmap that are set, in ascending order of address.
-    pub fixed: &'a [FixedPage],
+    /// The pages of the fixmap that are set.
+    pub fixed: &'a dyn FixedPages,
     /// What is backed of area vmemmap, once it is built.
     pub vmemmap: Option<VmemmapPlan<'a>>,
     /// What is mapped in area vmalloc, once it is used. Nobody makes or frees areas meanwhile.

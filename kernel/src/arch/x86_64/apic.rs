@@ -50,7 +50,7 @@ fn pointer(offset: u32) -> *mut u32 {
 impl Registers for Machine {
     #[inline]
     fn read_memory(&self, offset: u32) -> u32 {
-        // SAFETY: the kernel maps the registers in this slot of the fixmap, uncached.
+        // SAFETY: `fixmap::bring_up` has set this slot, uncached, before any CPU's local APIC is used; it is never cleared.
         unsafe { pointer(offset).read_volatile() }
     }
 

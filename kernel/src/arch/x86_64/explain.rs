@@ -5,6 +5,7 @@ use kspace_layout::VirtAddr;
 use spin::Once;
 
 use super::boot::Handoff;
+use super::fixmap;
 use super::traps::{REGISTER_NAMES, TrapFrame};
 use super::vector;
 use crate::{info, vmalloc};
@@ -58,7 +59,10 @@ fn page_fault(handoff: &Handoff, address: u64, error_code: u32) {
         .as_ref()
         .map(|memory| handoff.walker(memory).walk(address));
     let explanation = fault::explain(layout, map, page_fault, walk.as_ref());
-    let explanation = explanation.with_area(vmalloc::spot(address));
+    let slot = fixmap::slots().and_then(|slots| slots.spot(address));
+    let explanation = explanation
+        .with_area(vmalloc::spot(address))
+        .with_slot(slot);
     info!("fault: {explanation}");
     if let Some(purpose) = explanation.purpose() {
         info!("  what that area is for: {purpose}");

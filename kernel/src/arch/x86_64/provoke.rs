@@ -3,7 +3,9 @@
 use core::arch::asm;
 
 use kspace::vmalloc::AreaRequest;
-use kspace_layout::{AreaKind, EntryPart, EntryStack, Layout, PageSize, VirtAddr, VirtRange};
+use kspace_layout::{
+    AreaKind, EntryPart, EntryStack, FixmapSlot, Layout, PageSize, VirtAddr, VirtRange,
+};
 use kspace_paging::{Access, Editor, FrameSource, Invalidation, Protection, Stale};
 
 use super::atomic_context::Lock;
@@ -58,6 +60,12 @@ pub fn provoke(provocation: Provocation, handoff: &Handoff) {
             }
         }),
         Provocation::AreaGuard => touch_area(|area, _| read(area.end_u64())),
+        Provocation::EmptySlot => {
+            let slot = layout
+                .fixmap()
+                .and_then(|fixmap| fixmap.address(FixmapSlot::EarlyConsole));
+            slot.into_iter().for_each(|page| read(page.as_u64() + 16));
+        }
         Provocation::DirectMapHole => {
             let hole = report::hole_in_ram(&handoff.plan.memory_map, layout);
             hole.into_iter().for_each(|hole| read(hole.as_u64()));

@@ -2,7 +2,7 @@
 
 use super::boot::Handoff;
 use super::memory::Window;
-use super::{apic, clock, per_cpu, shootdown, startup, timer, warp};
+use super::{apic, clock, io_apic, per_cpu, shootdown, startup, timer, warp};
 use crate::info;
 
 /// Every CPU takes one timer interrupt when it has come up, to show that it can.
@@ -23,6 +23,7 @@ pub fn start(handoff: &'static Handoff, memory: &Window) {
         return;
     }
     mask_8259();
+    io_apic::mask_all(&handoff.processors);
     let form = apic::choose(features.x2apic);
     apic::local().enable();
     let own = per_cpu::set_current(0, apic::local().id());

@@ -6,7 +6,8 @@ use crate::address_space::Plan;
 use crate::arch::x86_64::leave::{self, Outcome};
 use crate::arch::x86_64::memory::Window;
 use crate::arch::x86_64::{
-    clock, descriptors, explain, fw_cfg, idt, measure, per_cpu, provoke, smp, startup, stress,
+    clock, descriptors, explain, fixmap, fw_cfg, idt, measure, per_cpu, provoke, smp, startup,
+    stress,
 };
 use crate::memory::{self, Site};
 use crate::memory_report::{self, Sight};
@@ -42,6 +43,10 @@ pub extern "C" fn second_stage() -> ! {
         leave::leave(Outcome::Failure)
     }
     explain::explain_with(handoff);
+    if let Err(error) = fixmap::bring_up(handoff, memory) {
+        info!("kspace: cannot boot: {error}");
+        leave::leave(Outcome::Failure)
+    }
     if let Some(rate) = clock::measure() {
         log::set_ticks_per_second(rate);
         info!(
@@ -114,7 +119,8 @@ fn check_live_tables(handoff: &Handoff, memory: &Window) {
     let vmemmap = memory::get().map(|_| handoff.ground.vmemmap_plan());
     let plan = &handoff.plan;
     let areas = vmalloc::get().map(|areas| areas as &dyn OnDemand);
-    let claims = plan.claims(startup::cpus_with_entry_area(), vmemmap, areas);
+    let Some(fixed) = fixmap::slots() else { return };
+    let claims = plan.claims(startup::cpus_with_entry_area(), fixed, vmemmap, areas);
     match kspace::verify::verify(&handoff.walker(memory), &claims) {
         Ok(verified) => info!("{verified}"),
         Err(difference) => {
