@@ -8,8 +8,8 @@ pub(super) const FIXMAP: &[BootCase] = &[
         name: "fixmap, the I/O APIC's slot",
         // The identifier that QEMU gives its I/O APIC, its version and its 24 inputs.
         says: &[
-            "IOAPIC[0]: apic_id 0, version 32, address 0xfec00000, GSI 0-23",
             "verify: ",
+            "IOAPIC[0]: apic_id 0, version 32, address 0xfec00000, GSI 0-23",
             "kspace: done",
         ],
         ..BootCase::USUAL

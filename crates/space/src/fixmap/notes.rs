@@ -73,7 +73,9 @@ impl Shown {
 pub(super) struct Note(AtomicU64);
 
 impl Note {
-    pub(super) const EMPTY: Self = Self(AtomicU64::new(0));
+    pub(super) const fn empty() -> Self {
+        Self(AtomicU64::new(0))
+    }
 
     /// What the slot shows.
     pub(super) fn shown(&self) -> Option<Shown> {
@@ -165,7 +167,7 @@ mod tests {
                         phys: PhysAddr::new(phys),
                         protection: Protection::kernel(access).with_cache(cache),
                     };
-                    let note = Note::EMPTY;
+                    let note = Note::empty();
                     assert_eq!(note.begin_set(), Ok(()));
                     assert_eq!(note.shown(), None);
                     assert_eq!(note.begin_set(), Err(None), "it is being set");

@@ -73,8 +73,8 @@ impl<'a, F: EntryFormat> Slots<'a, F> {
             limits: editor.limits(),
             permanent,
             early,
-            permanent_notes: [const { Note::EMPTY }; PERMANENT],
-            early_notes: [const { Note::EMPTY }; EARLY],
+            permanent_notes: [const { Note::empty() }; PERMANENT],
+            early_notes: [const { Note::empty() }; EARLY],
             mapped: AtomicU8::new(0),
         })
     }
