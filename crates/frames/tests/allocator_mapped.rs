@@ -109,3 +109,99 @@ fn a_mapped_block_is_freed_by_no_other_way() {
         assert!(unsafe { allocator.free_mapped(pin, pfn) }.is_ok());
     });
 }
+
+#[test]
+fn many_blocks_come_back_at_once_up_to_the_first_that_is_none() {
+    with_allocator(|allocator, pin| {
+        let orders = [0, 0, 3, 9, 0, 10].map(Order::new);
+        let mut blocks: Vec<Pfn> = orders
+            .map(|order| mapped(allocator, pin, order))
+            .into_iter()
+            .collect();
+        let of = allocator.local(pin).expect("a CPU");
+        let all: usize = orders.map(Order::frames).iter().sum();
+        // The fifth comes twice: its second time it is refused, and so is all that follows, until it is asked for again.
+        blocks.insert(5, blocks[4]);
+        // SAFETY: they came from `into_raw`; what is no block in use any more is to be refused.
+        let freed = unsafe { of.free_mapped_each(&blocks) };
+        assert_eq!(freed, (5, all - orders[5].frames()));
+        // SAFETY: as above.
+        let freed = unsafe { of.free_mapped_each(&blocks[5..]) };
+        assert_eq!(freed, (0, 0));
+        // SAFETY: as above.
+        let freed = unsafe { of.free_mapped_each(&blocks[6..]) };
+        assert_eq!(freed, (1, orders[5].frames()));
+        // SAFETY: it has no number here.
+        let freed = unsafe { of.free_mapped_each(&[Pfn::new(FRAMES as u64)]) };
+        assert_eq!(freed, (0, 0));
+        allocator.drain(pin);
+        assert_eq!(allocator.free_frames(), FRAMES);
+        assert_eq!(allocator.free_huges(), FRAMES / 512);
+    });
+}
+
+#[test]
+fn a_row_of_blocks_of_any_orders_comes_back_at_once() {
+    with_allocator(|allocator, pin| {
+        let of = allocator.local(pin).expect("a CPU");
+        // All of the memory: whatever order the allocator chooses, it can be put into one row.
+        let mut row: Vec<(Pfn, Order)> = Vec::new();
+        for order in [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10].map(Order::new) {
+            row.push((mapped(allocator, pin, order), order));
+        }
+        let rest = FRAMES - row.iter().map(|(_, order)| order.frames()).sum::<usize>();
+        let mut sink = |block: kspace_frames::Block<'_>| row.push(block.map_new().into_raw());
+        allocator
+            .allocate_runs(
+                pin,
+                rest,
+                Order::MAX,
+                Order::FRAME,
+                Owner::VMALLOC,
+                &mut sink,
+            )
+            .expect("all there is");
+        row.sort_by_key(|(first, _)| *first);
+        // One block of the row is not to be given back: it is not mapped.
+        let place = row.len() / 2;
+        let (left, order) = row[place];
+        // SAFETY: it came from `into_raw` of this allocator.
+        let block = unsafe { kspace_frames::MappedBlock::from_raw(allocator, left, order) };
+        // SAFETY: there are no page tables.
+        let block = unsafe { block.expect("in use").unmapped() }.expect("mapped");
+        // SAFETY: they came from `into_raw`.
+        let freed = unsafe { of.free_mapped_run(Pfn::new(0), FRAMES) };
+        assert_eq!(freed, FRAMES - order.frames());
+        // SAFETY: what is free is to be refused.
+        let again = unsafe { of.free_mapped_run(Pfn::new(0), FRAMES) };
+        assert_eq!(again, 0);
+        allocator.drain(pin);
+        assert_eq!(allocator.free_frames(), freed);
+        block.free(pin).expect("in use");
+        allocator.drain(pin);
+        assert_eq!(allocator.free_frames(), FRAMES);
+        assert_eq!(allocator.free_huges(), FRAMES / 512);
+    });
+}
+
+#[test]
+fn what_a_cpu_keeps_is_taken_without_a_change_of_any_count() {
+    with_allocator(|allocator, pin| {
+        let of = allocator.local(pin).expect("a CPU");
+        assert!(of.allocate_kept(Order::FRAME, Owner::KERNEL).is_none());
+        let block = of.allocate(Order::FRAME, Owner::KERNEL).expect("memory");
+        let free = allocator.free_frames_exact();
+        let kept = allocator.cached_frames_on(0);
+        assert!(kept > 1);
+        let mut blocks: Vec<_> =
+            std::iter::from_fn(|| of.allocate_kept_mapped(Order::FRAME, Owner::VMALLOC)).collect();
+        assert_eq!((blocks.len(), allocator.cached_frames_on(0)), (kept, 0));
+        assert_eq!(allocator.free_frames_exact(), free);
+        let first = blocks.pop().expect("many").into_raw().0;
+        assert!(matches!(
+            allocator.history(first),
+            Some(History::InUse { owner: Owner::VMALLOC, flags, references: 1, .. }) if flags.contains(Flags::MAPPED)
+        ));
+        drop(block);
+    });
+}

@@ -316,3 +316,86 @@ fn buddyinfo_accounts_for_every_free_frame() {
         assert_eq!(frames, ZoneFrames::free_frames_exact(zone.frames()));
     }
 }
+
+#[test]
+fn a_frame_is_found_in_the_one_zone_that_has_a_number_for_it() {
+    let limits = ZoneLimits::x86_64();
+    let (map, nodes) = machine();
+    let books = books_of(&nodes, &limits, 0);
+    let zones = zones_of(&map, &nodes, &books);
+    let zones = Zones::new(&zones, limits, |_, _| 10).expect("zones");
+    for block in nodes.blocks() {
+        let (first, last) = (block.range().start().pfn(), block.range().last().pfn());
+        for frame in [first, last] {
+            let of = nodes.zone_of(zones.limits(), frame).expect("RAM");
+            let zone = zones.sole(NodeId::ZERO, frame).expect("no zones overlap");
+            assert_eq!((zone.node(), zone.kind()), of, "{frame:?}");
+        }
+    }
+    let nowhere = Pfn::new(5 * GIB / 4096);
+    assert!(zones.sole(NodeId::ZERO, nowhere).is_none());
+    let most = Pfn::new((1 << 40) - 1);
+    assert!(zones.sole(NodeId::ZERO, most).is_none());
+
+    // With room for what may be plugged in, the books of each zone have numbers for frames of the next: none has its own alone.
+    let books = books_of(&nodes, zones.limits(), 16 * MIB / 4096);
+    let overlapping = zones_of(&map, &nodes, &books);
+    let zones = Zones::new(&overlapping, limits, |_, _| 10).expect("zones");
+    for frame in [1, 4096, 4 * GIB / 4096].map(Pfn::new) {
+        assert!(zones.sole(NodeId::ZERO, frame).is_none());
+        assert_eq!(zones.spanning(frame).count(), 1);
+    }
+}
+
+/// Marks are about what is free, and what a CPU keeps is not: it may be had below every mark, and leaves as much free.
+#[test]
+fn what_a_cpu_keeps_is_had_below_the_marks_and_lowers_nothing() {
+    let limits = ZoneLimits::x86_64();
+    let (map, nodes) = machine();
+    let books = books_of(&nodes, &limits, 0);
+    let zones = zones_of(&map, &nodes, &books);
+    let zones = Zones::new(&zones, limits, |_, _| 10).expect("zones");
+    let pin = pin(0);
+    let request = Request::order(0).fallback(Fallback::All);
+    let block = zones.allocate(&pin, NodeId::ZERO, &request, &Quiet);
+    let block = block.expect("much is free");
+    let normal = zones.get(NodeId::ZERO, ZoneKind::Normal).expect("memory");
+    let kept = normal.frames().cached_frames_on(0);
+    assert!(kept > 1);
+    // Another CPU takes all that the marks let it have.
+    zones.set_reserves(&Tuning::new()).expect("possible");
+    let other = self::pin(1);
+    let take = || zones.allocate(&other, NodeId::ZERO, &request, &Quiet).ok();
+    let others: Vec<_> = std::iter::from_fn(take).collect();
+    let free: Vec<u64> = zones
+        .as_slice()
+        .iter()
+        .map(|zone| zone.frames().free_frames_exact() as u64)
+        .collect();
+    for (zone, free) in zones.as_slice().iter().zip(&free) {
+        let protection = zone.protection().from(ZoneKind::Normal);
+        assert!(
+            *free <= zone.watermarks().min + protection,
+            "{}",
+            zone.kind()
+        );
+    }
+    let mut had = Vec::new();
+    for _ in 0..kept {
+        had.push(
+            zones
+                .allocate(&pin, NodeId::ZERO, &request, &Quiet)
+                .expect("kept"),
+        );
+    }
+    let after: Vec<u64> = zones
+        .as_slice()
+        .iter()
+        .map(|zone| zone.frames().free_frames_exact() as u64)
+        .collect();
+    assert_eq!(after, free);
+    let refused = zones.allocate(&pin, NodeId::ZERO, &request, &Quiet);
+    let error = refused.expect_err("nothing is kept, and nothing above a mark");
+    assert_eq!(error.problem(), ZoneProblem::Exhausted);
+    drop((block, had, others));
+}

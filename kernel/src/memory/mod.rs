@@ -153,11 +153,10 @@ impl Memory {
 
     /// The zone that has a frame of RAM; for any other frame, one that will refuse it.
     fn zone_of(&self, frame: Pfn) -> &'static FrameZone {
-        let mut spanning = self.zones.spanning(frame);
-        match (spanning.next(), spanning.next()) {
-            (Some(zone), None) => zone,
+        match self.zones.sole(arch::home_node(), frame) {
+            Some(zone) => zone,
             // Nodes that interleave span each other's frames.
-            _ => self
+            None => self
                 .nodes
                 .zone_of(self.zones.limits(), frame)
                 .and_then(|(node, kind)| self.zones.get(node, kind))

@@ -10,14 +10,14 @@ use super::error::{AllocError, FreeError, FreeProblem};
 use super::huge::{Fill, is_pair};
 use super::index::{FrameId, Order};
 use super::record::{Flags, FreedBy, History, Owner, Record};
-use super::{Block, FrameAllocator};
+use super::{Block, FrameAllocator, MappedBlock};
 
 /// An allocator as one pinned CPU uses it: several calls find the CPU's stacks once.
 #[derive(Clone, Copy, Debug)]
 pub struct Local<'a, 'p> {
-    allocator: &'a FrameAllocator<'a>,
-    slot: &'a CpuSlot,
-    pin: &'p PinnedCpu,
+    pub(super) allocator: &'a FrameAllocator<'a>,
+    pub(super) slot: &'a CpuSlot,
+    pub(super) pin: &'p PinnedCpu,
 }
 
 impl<'a> Local<'a, '_> {
@@ -28,22 +28,48 @@ impl<'a> Local<'a, '_> {
     /// [`AllocError::Exhausted`].
     #[inline(always)]
     pub fn allocate(&self, order: Order, owner: Owner) -> Result<Block<'a>, AllocError> {
-        let kept = if order == Order::FRAME {
+        let frame = match self.pop(order) {
+            Some(frame) => frame,
+            None => self.allocator.allocate_slow(self.pin, self.slot, order)?,
+        };
+        Ok(self.handed_out(frame, order, owner))
+    }
+
+    /// A block that this CPU keeps, if it keeps one of that order. All counts of free frames stay as they are: none has it.
+    #[inline(always)]
+    pub fn allocate_kept(&self, order: Order, owner: Owner) -> Option<Block<'a>> {
+        let frame = self.pop(order)?;
+        Some(self.handed_out(frame, order, owner))
+    }
+
+    /// As [`allocate_kept`](Self::allocate_kept), marked as mapped from the first.
+    #[inline(always)]
+    pub fn allocate_kept_mapped(&self, order: Order, owner: Owner) -> Option<MappedBlock<'a>> {
+        let block = Block::new(self.allocator, self.pop(order)?, order);
+        if let Some(record) = block.record() {
+            record.hand_out_mapped(order, owner);
+        }
+        Some(MappedBlock::new(block))
+    }
+
+    #[inline(always)]
+    fn pop(&self, order: Order) -> Option<FrameId> {
+        if order == Order::FRAME {
             self.slot.small.pop().map(FrameId::new)
         } else if order == Order::HUGE {
             self.slot.huge.pop().map(FrameId::new)
         } else {
             None
-        };
-        let frame = match kept {
-            Some(frame) => frame,
-            None => self.allocator.allocate_slow(self.pin, self.slot, order)?,
-        };
+        }
+    }
+
+    #[inline(always)]
+    fn handed_out(&self, frame: FrameId, order: Order, owner: Owner) -> Block<'a> {
         let block = Block::new(self.allocator, frame, order);
         if let Some(record) = block.record() {
             record.hand_out(order, owner);
         }
-        Ok(block)
+        block
     }
 
     /// As [`Block::free`].
@@ -219,7 +245,7 @@ impl FrameAllocator<'_> {
 
     /// Puts a block whose record says that it is free where it is taken from next.
     #[inline(always)]
-    fn keep(&self, slot: Option<&CpuSlot>, frame: FrameId, order: Order) {
+    pub(super) fn keep(&self, slot: Option<&CpuSlot>, frame: FrameId, order: Order) {
         match slot {
             Some(slot) if order == Order::FRAME => {
                 if !slot.small.push(frame.get()) {

@@ -162,7 +162,7 @@ impl<'a> Block<'a> {
     #[inline]
     pub fn map_new(self) -> MappedBlock<'a> {
         let block = ManuallyDrop::new(self);
-        if let Some(record) = block.allocator.record(block.frame) {
+        if let Some(record) = block.record {
             record.map_new();
         }
         MappedBlock { block }
@@ -196,6 +196,14 @@ pub struct MappedBlock<'a> {
 }
 
 impl<'a> MappedBlock<'a> {
+    /// Of a block whose record says that it is mapped.
+    #[inline(always)]
+    pub(super) fn new(block: Block<'a>) -> Self {
+        Self {
+            block: ManuallyDrop::new(block),
+        }
+    }
+
     /// Its first frame.
     #[inline]
     #[must_use]

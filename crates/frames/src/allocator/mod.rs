@@ -27,6 +27,7 @@ mod free_blocks;
 mod give;
 mod huge;
 mod index;
+mod mapped;
 mod metadata;
 #[cfg(all(test, feature = "loom"))]
 mod models;

@@ -213,6 +213,12 @@ impl Record {
         self.0.store(in_use(order, owner), Relaxed);
     }
 
+    /// As [`hand_out`](Self::hand_out), with the block marked as mapped.
+    #[inline(always)]
+    pub(super) fn hand_out_mapped(&self, order: Order, owner: Owner) {
+        self.0.store(in_use(order, owner) | MAPPED, Relaxed);
+    }
+
     /// Writes that the block is free, if it is in use with this order, one reference, and not mapped. Whether it was.
     #[inline(always)]
     pub(super) fn take_back(&self, order: Order, by: FreedBy) -> bool {
@@ -235,10 +241,13 @@ impl Record {
     #[inline(always)]
     pub(super) fn take_back_mapped(&self, by: FreedBy) -> Option<Order> {
         let old = self.0.load(Relaxed);
-        if old & CHECKED & !ORDERS != in_use(Order::FRAME, Owner(0)) | MAPPED {
+        let order = if old & CHECKED == in_use(Order::FRAME, Owner(0)) | MAPPED {
+            Order::FRAME
+        } else if old & CHECKED & !ORDERS == in_use(Order::FRAME, Owner(0)) | MAPPED {
+            Order::try_new((old & ORDERS) >> ORDER_SHIFT).ok()?
+        } else {
             return None;
-        }
-        let order = Order::try_new((old & ORDERS) >> ORDER_SHIFT).ok()?;
+        };
         let new = (old - MAPPED).wrapping_add(by.0);
         let taken = self.0.compare_exchange(old, new, AcqRel, Relaxed);
         taken.is_ok().then_some(order)

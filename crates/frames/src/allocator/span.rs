@@ -1,5 +1,7 @@
 //! The allocator itself: one span of frame numbers and the books on it.
 
+use core::ops::Range;
+
 use kspace_layout::Pfn;
 
 use super::bits::{HugeBits, WORDS};
@@ -69,6 +71,18 @@ impl<'m> FrameAllocator<'m> {
     #[must_use]
     pub fn spanned_frames(&self) -> usize {
         self.frames
+    }
+
+    /// The frames that have a number here: those of the span, and a few below it, up to a multiple of [`Order::MAX`].
+    pub(crate) fn numbered(&self) -> Range<u64> {
+        self.base..self.base + self.meta.records.len() as u64
+    }
+
+    /// How many frames from this one on lie in the span; none when it does not.
+    #[must_use]
+    pub fn frames_from(&self, first: Pfn) -> u64 {
+        let before = first.as_u64().wrapping_sub(self.base);
+        (self.meta.records.len() as u64).saturating_sub(before)
     }
 
     /// How many frames were [added](Self::add).

@@ -70,6 +70,11 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
     }
 
     /// The way of nearly all requests: any address will do, and the first zone has more than enough. `None` says nothing.
+    ///
+    /// What this CPU keeps of that zone is asked for no mark. The marks are about free frames, and these are counted as used since
+    /// the CPU took them, when the marks did hold; with or without them the zone has as many free frames left for whom it keeps them. Nor
+    /// does the zone keep anything from who asks it first: it protects its frames from requests for higher zones, which have no memory
+    /// then.
     #[inline(always)]
     fn allocate_first(
         &self,
@@ -86,6 +91,9 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
         }
         let highest = request.highest.unwrap_or(ZoneKind::Normal);
         let zone = self.first(home, highest)?;
+        if let Some(block) = zone.frames().allocate_kept(cpu, order, request.owner) {
+            return Some(block);
+        }
         let kept = zone.kept(zone.low(), highest) + order.frames() as u64 - 1;
         if !has_more(zone.frames(), kept) {
             return None;

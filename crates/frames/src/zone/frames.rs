@@ -1,5 +1,7 @@
 //! What a zone needs of the allocator below it.
 
+use core::ops::Range;
+
 use kspace_layout::Pfn;
 
 use crate::{Block, Constraint, FrameAllocator, Order, Owner, PinnedCpu};
@@ -37,6 +39,23 @@ pub trait ZoneFrames {
         owner: Owner,
         last: Option<Pfn>,
     ) -> Option<Self::Block<'_>>;
+
+    /// A block that this CPU keeps for itself, of a low order: [`free_frames`](Self::free_frames) counts it as used already, so nothing is
+    /// less free than before. `None` says nothing.
+    #[inline]
+    fn allocate_kept(
+        &self,
+        _cpu: &Self::Cpu,
+        _order: Order,
+        _owner: Owner,
+    ) -> Option<Self::Block<'_>> {
+        None
+    }
+
+    /// The frames that have a number in its books, whether it has been given them or not. They never change. `None`: it does not say.
+    fn numbered(&self) -> Option<Range<u64>> {
+        None
+    }
 
     /// The first frame of a block.
     fn first(block: &Self::Block<'_>) -> Pfn;
@@ -92,6 +111,15 @@ impl ZoneFrames for FrameAllocator<'_> {
         // A range of that length and alignment is one block.
         range.ok()?.into_blocks(|block| only = Some(block));
         only
+    }
+
+    #[inline(always)]
+    fn allocate_kept(&self, cpu: &PinnedCpu, order: Order, owner: Owner) -> Option<Block<'_>> {
+        self.local(cpu).ok()?.allocate_kept(order, owner)
+    }
+
+    fn numbered(&self) -> Option<Range<u64>> {
+        Some(Self::numbered(self))
     }
 
     #[inline]

@@ -41,7 +41,8 @@ impl NodeId {
     #[inline]
     #[must_use]
     pub const fn index(self) -> usize {
-        self.0 as usize
+        // It is below MAX_NODES already; with this the compiler knows.
+        self.0 as usize % MAX_NODES
     }
 
     /// Every node that there can be.

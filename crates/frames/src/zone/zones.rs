@@ -31,6 +31,10 @@ pub struct Zone<A> {
     high: Count,
     promo: Count,
     protection: [Count; ZoneKind::COUNT],
+    /// The frames that no other zone's books have numbers for, if those of this zone's are such: the first, and how many. They stay as they
+    /// are once the zones are joined.
+    own_start: Count,
+    own_frames: Count,
     frames: A,
 }
 
@@ -71,6 +75,8 @@ impl<A: ZoneFrames> Zone<A> {
             high: Count::default(),
             promo: Count::default(),
             protection: Default::default(),
+            own_start: Count::default(),
+            own_frames: Count::default(),
             frames,
         }
     }
@@ -161,6 +167,12 @@ impl<A: ZoneFrames> Zone<A> {
     #[inline]
     pub(super) fn min(&self) -> u64 {
         self.min.get()
+    }
+
+    /// Whether a frame has a number in this zone's books, and in no other's. False says nothing.
+    #[inline(always)]
+    fn alone_has(&self, frame: Pfn) -> bool {
+        frame.as_u64().wrapping_sub(self.own_start.get()) < self.own_frames.get()
     }
 
     fn share(&self) -> ZoneShare {
@@ -261,6 +273,7 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
         }
         let has_memory = |node: NodeId| index[node.index()].iter().any(|slot| *slot != NONE);
         order.fill(has_memory, distance);
+        self.find_own_frames();
         self.find_first_zones();
         Ok(())
     }
@@ -314,6 +327,35 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
             let (start, spanned) = (zone.start.get(), zone.spanned.get());
             frame.as_u64().wrapping_sub(start) < spanned
         })
+    }
+
+    /// The zone that has a frame: the one that CPUs near `home` take frames from, in a few instructions; any other one by a look at each.
+    /// `None` where books of several zones have a number for the frame, and where none has: ask [`spanning`](Self::spanning).
+    #[inline(always)]
+    #[must_use]
+    pub fn sole(&self, home: NodeId, frame: Pfn) -> Option<&'z Zone<A>> {
+        match self.first(home, ZoneKind::Normal) {
+            Some(zone) if zone.alone_has(frame) => Some(zone),
+            _ => self.zones.iter().find(|zone| zone.alone_has(frame)),
+        }
+    }
+
+    /// Finds the zones whose books have numbers for frames that no other's have.
+    fn find_own_frames(&self) {
+        for zone in self.zones {
+            let Some(range) = zone.frames.numbered() else {
+                continue;
+            };
+            let overlaps = |other: &Zone<A>| {
+                let its = other.frames.numbered();
+                its.is_none_or(|its| its.start < range.end && range.start < its.end)
+            };
+            let mut others = self.zones.iter();
+            if !others.any(|other| !core::ptr::eq(other, zone) && overlaps(other)) {
+                zone.own_start.set(range.start);
+                zone.own_frames.set(range.end - range.start);
+            }
+        }
     }
 
     /// The nodes with memory, in order of number.

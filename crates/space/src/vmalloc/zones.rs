@@ -2,7 +2,7 @@
 
 use core::marker::PhantomData;
 
-use kspace_frames::zone::{Hooks, NodeId, Nodes, Request, Shortage, Zones};
+use kspace_frames::zone::{Hooks, NodeId, Nodes, Request, Shortage, Zone, ZoneKind, Zones};
 use kspace_frames::{Block, FrameAllocator, Order, Owner, PinnedCpu};
 use kspace_layout::{Pfn, PhysAddr};
 use kspace_paging::FrameSource;
@@ -62,14 +62,12 @@ impl<'z, P, H> AreaZones<'z, P, H> {
         }
     }
 
-    /// The allocator that has a frame.
-    #[inline]
-    fn allocator(&self, frame: Pfn) -> Option<&'z FrameAllocator<'z>> {
-        let mut spanning = self.zones.spanning(frame);
-        match (spanning.next(), spanning.next()) {
-            (Some(zone), None) => Some(zone.frames()),
-            // Nodes that interleave span each other's frames.
-            _ => self.allocator_by_node(frame),
+    /// The allocator that has a frame; `home` is where it was most likely taken from.
+    #[inline(always)]
+    fn allocator(&self, home: NodeId, frame: Pfn) -> Option<&'z FrameAllocator<'z>> {
+        match self.zones.sole(home, frame) {
+            Some(zone) => Some(zone.frames()),
+            None => self.allocator_by_node(frame),
         }
     }
 
@@ -88,6 +86,29 @@ impl<P: Interrupts<Off: Pinned>, H: Hooks> AreaZones<'_, P, H> {
             Ok(block) => Some(block),
             Err(_) => self.allocate_drained(guard, home, request),
         }
+    }
+
+    /// A block that this CPU keeps, of the zone that is asked first. It counts as used already, so no mark is asked
+    /// ([`Zones::allocate`] says why).
+    #[inline(always)]
+    fn take_kept(&self, guard: &P::Off, home: NodeId, order: Order, want: Want) -> Option<Pfn> {
+        let zone = self.zones.first(home, ZoneKind::Normal)?;
+        let local = zone.frames().local(guard.pin()).ok()?;
+        let first = local.allocate_kept_mapped(order, want.owner)?.pfn();
+        if want.zeroed {
+            self.hooks.zero(first, order.frames() as u64);
+        }
+        Some(first)
+    }
+
+    #[inline(never)]
+    fn take_any(&self, guard: &P::Off, home: NodeId, order: Order, want: Want) -> Option<Pfn> {
+        let mut request = Request::order(order.get().into()).owner(want.owner);
+        if want.zeroed {
+            request = request.zeroed();
+        }
+        let block = self.allocate_block(guard, home, &request)?;
+        Some(block.map_new().into_raw().0)
     }
 
     /// Asks again without the frames that this CPU keeps for itself: the marks count them as used.
@@ -116,7 +137,7 @@ unsafe impl<P: Interrupts<Off: Pinned>, H: Hooks> FrameSource for AreaZones<'_, 
 
     fn release(&self, frame: PhysAddr) {
         let guard = self.platform.interrupts_off();
-        let Some(allocator) = self.allocator(frame.pfn()) else {
+        let Some(allocator) = self.allocator(guard.home(), frame.pfn()) else {
             panic!("frame {frame} is released, and in no zone");
         };
         // SAFETY: the caller's contract: it came from `allocate`.
@@ -136,19 +157,66 @@ unsafe impl<P: Interrupts<Off: Pinned>, H: Hooks> AreaFrames for AreaZones<'_, P
 
     #[inline(always)]
     fn take(&self, guard: &P::Off, order: Order, want: Want) -> Option<Pfn> {
-        let mut request = Request::order(order.get().into()).owner(want.owner);
-        if want.zeroed {
-            request = request.zeroed();
-        }
         let home = want.node.unwrap_or_else(|| guard.home());
-        let block = self.allocate_block(guard, home, &request)?;
-        Some(block.map_new().into_raw().0)
+        match self.take_kept(guard, home, order, want) {
+            Some(first) => Some(first),
+            None => self.take_any(guard, home, order, want),
+        }
     }
 
     #[inline]
     unsafe fn give(&self, guard: &P::Off, first: Pfn) -> Option<Order> {
-        let allocator = self.allocator(first)?;
+        let local = self.allocator(guard.home(), first)?.local(guard.pin());
         // SAFETY: the caller's contract: it came from `take`, which gave up the value, and nothing leads to it any more.
-        unsafe { allocator.free_mapped(guard.pin(), first) }.ok()
+        unsafe { local.ok()?.free_mapped(first) }
+    }
+
+    unsafe fn give_run(&self, guard: &P::Off, first: Pfn, frames: u64) -> u64 {
+        let (mut done, mut given) = (0, 0);
+        while done < frames {
+            let at = Pfn::new(first.as_u64() + done);
+            let sole = self.zones.sole(guard.home(), at).map(Zone::frames);
+            match sole.and_then(|allocator| Some((allocator, allocator.local(guard.pin()).ok()?))) {
+                Some((allocator, local)) => {
+                    // Zones may touch, and a run have frames of both.
+                    let len = allocator.frames_from(at).min(frames - done);
+                    // SAFETY: the caller's contract, as in `give`; all these frames are of this zone.
+                    given += unsafe { local.free_mapped_run(at, len as usize) } as u64;
+                    done += len;
+                }
+                None => {
+                    // SAFETY: the caller's contract.
+                    let block = unsafe { self.give(guard, at) };
+                    let block = block.map_or(0, |order| order.frames() as u64);
+                    given += block;
+                    done += block.max(1);
+                }
+            }
+        }
+        given
+    }
+
+    unsafe fn give_many(&self, guard: &P::Off, blocks: &[Pfn]) -> (u64, u64) {
+        let (mut rest, mut given, mut lost) = (blocks, 0, 0);
+        while let Some((first, others)) = rest.split_first() {
+            let sole = self.zones.sole(guard.home(), *first).map(Zone::frames);
+            if let Some(local) = sole.and_then(|allocator| allocator.local(guard.pin()).ok()) {
+                // SAFETY: the caller's contract, as in `give`; all frames that have a number there are of this zone.
+                let (blocks, frames) = unsafe { local.free_mapped_each(rest) };
+                given += frames as u64;
+                rest = &rest[blocks..];
+                if blocks > 0 {
+                    continue;
+                }
+            }
+            // Of no zone alone, or refused.
+            // SAFETY: the caller's contract.
+            match unsafe { self.give(guard, *first) } {
+                Some(order) => given += order.frames() as u64,
+                None => lost += 1,
+            }
+            rest = others;
+        }
+        (given, lost)
     }
 }

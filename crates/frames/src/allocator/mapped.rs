@@ -1,0 +1,119 @@
+//! Mapped blocks by number, many in one call: what an area's page tables remember of its frames when they are given back.
+//!
+//! ```text
+//!   free_mapped_each   | 7 | 912 | 44 | ...     blocks anywhere, by their first frames: mostly single frames, to the CPU's stack
+//!   free_mapped_run    | 64      | 32 | 4 |     blocks one behind the other: one change of bits and counters for all of them
+//! ```
+
+use kspace_layout::Pfn;
+
+use super::allocate::Local;
+use super::index::{FrameId, HUGE_FRAMES, Order};
+
+/// From so many frames in a row on, they go back to the bits at once, and not by way of the CPU's stack.
+const LONG_RUN: usize = 8;
+
+impl Local<'_, '_> {
+    /// Takes back the mapped blocks that begin at these frames, one after the other, up to the first that cannot be taken back: because it
+    /// has no number here, or its record says that no mapped block begins there, or that it is shared. Returns how many blocks, and how
+    /// many frames they had.
+    ///
+    /// # Safety
+    ///
+    /// Each block with a number here (none of another allocator has one) is the caller's, from [`MappedBlock::into_raw`](super::MappedBlock::into_raw) of this allocator; no
+    /// page table points to it any more, and no CPU has a translation to it.
+    #[inline]
+    #[allow(unsafe_code)] // An unsafe fn is how a promise is asked for; its body has no unsafe operation.
+    pub unsafe fn free_mapped_each(&self, blocks: &[Pfn]) -> (usize, usize) {
+        let mut frames = 0;
+        for (done, first) in blocks.iter().enumerate() {
+            let Some(order) = self.free_mapped_at(*first) else {
+                return (done, frames);
+            };
+            frames += order.frames();
+        }
+        (blocks.len(), frames)
+    }
+
+    /// Takes back the mapped block that begins at `first`; its order. `None` when it cannot be taken back, as above.
+    ///
+    /// # Safety
+    ///
+    /// As above.
+    #[inline(always)]
+    #[allow(unsafe_code)] // An unsafe fn is how a promise is asked for; its body has no unsafe operation.
+    pub unsafe fn free_mapped(&self, first: Pfn) -> Option<Order> {
+        self.free_mapped_at(first)
+    }
+
+    #[inline(always)]
+    fn free_mapped_at(&self, first: Pfn) -> Option<Order> {
+        let frame = self.allocator.frame(first)?;
+        let order = self.take_back_mapped(frame)?;
+        self.allocator.keep(Some(self.slot), frame, order);
+        Some(order)
+    }
+
+    /// Writes into the record that a block is free, if it is a mapped one; its order.
+    #[inline(always)]
+    fn take_back_mapped(&self, frame: FrameId) -> Option<Order> {
+        let record = self.allocator.record(frame)?;
+        record.take_back_mapped(self.pin.freed_by)
+    }
+
+    /// Takes back the mapped blocks that make up the `frames` frames from `first` on. Returns how many frames they had; less than all
+    /// when some of them are no such blocks.
+    ///
+    /// # Safety
+    ///
+    /// As above.
+    #[allow(unsafe_code)] // An unsafe fn is how a promise is asked for; its body has no unsafe operation.
+    pub unsafe fn free_mapped_run(&self, first: Pfn, frames: usize) -> usize {
+        let Some(first) = self.allocator.frame(first) else {
+            return 0;
+        };
+        let end = first.plus(frames);
+        // The frames from `freed` on, before `at`, have a free record, and go back together.
+        let (mut freed, mut at, mut given) = (first, first, 0);
+        while at < end {
+            match self.take_back_mapped(at) {
+                Some(order) if order < Order::HUGE => {
+                    at = at.plus(order.frames());
+                    given += order.frames();
+                    continue;
+                }
+                found => {
+                    self.give_run(freed, at);
+                    let frames = found.map_or(0, Order::frames);
+                    if let Some(order) = found {
+                        self.allocator.keep(Some(self.slot), at, order);
+                    }
+                    given += frames;
+                    at = at.plus(frames.max(1));
+                    freed = at;
+                }
+            }
+        }
+        self.give_run(freed, at);
+        given
+    }
+
+    /// Gives the frames from `first` on, before `end`, back.
+    fn give_run(&self, first: FrameId, end: FrameId) {
+        let frames = end.get() - first.get();
+        if frames < LONG_RUN {
+            for frame in first.get()..end.get() {
+                let frame = FrameId::new(frame);
+                self.allocator.keep(Some(self.slot), frame, Order::FRAME);
+            }
+            return;
+        }
+        let mut at = first;
+        while at < end {
+            let len = (HUGE_FRAMES - at.in_huge()).min(end.get() - at.get());
+            self.allocator.give_part(at, len);
+            at = at.plus(len);
+        }
+        self.allocator.count_free(Some(self.slot), frames as isize);
+    }
+}
