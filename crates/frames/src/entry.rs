@@ -102,6 +102,12 @@ pub struct FirmwareEntry {
 }
 
 impl FirmwareEntry {
+    /// `size` bytes from `start` on, with this E820 code.
+    #[must_use]
+    pub const fn new(start: u64, size: u64, kind: u32) -> Self {
+        Self { start, size, kind }
+    }
+
     /// The last address; `None` when the entry is empty or its end wraps past 2^64.
     #[must_use]
     pub const fn last(self) -> Option<u64> {

@@ -15,8 +15,8 @@ pub const LINUX_FRAME_DATA: u64 = 64;
 /// ```
 /// # use kspace_layout::*;
 /// let layout = LayoutBuilder::new(PagingMode::FourLevel, PhysAddr::new((1 << 30) - 1))
-///     .area(AreaKind::DirectMap, VirtRange::new(VirtAddr::new(0xffff_c000_0000_0000), 1 << 40), AreaState::Built)
-///     .area(AreaKind::Vmalloc, VirtRange::new(VirtAddr::new(0xffff_e000_0000_0000), 1 << 40), AreaState::Reserved)
+///     .built(AreaKind::DirectMap, VirtRange::new(VirtAddr::new(0xffff_c000_0000_0000), 1 << 40))
+///     .reserved(AreaKind::Vmalloc, VirtRange::new(VirtAddr::new(0xffff_e000_0000_0000), 1 << 40))
 ///     .build()?;
 /// assert_eq!(layout.phys_to_virt(PhysAddr::new(0x1000))?, VirtAddr::new(0xffff_c000_0000_1000));
 /// # Ok::<(), Box<dyn core::error::Error>>(())
@@ -65,6 +65,16 @@ impl LayoutBuilder {
             self.rejected = Some(area);
         }
         self
+    }
+
+    /// Adds an area in which the kernel maps something.
+    pub const fn built(self, kind: AreaKind, range: VirtRange) -> Self {
+        self.area(kind, range, AreaState::Built)
+    }
+
+    /// Adds an area that is kept free.
+    pub const fn reserved(self, kind: AreaKind, range: VirtRange) -> Self {
+        self.area(kind, range, AreaState::Reserved)
     }
 
     /// Sets the size of one frame's record in vmemmap, in bytes; 64 unless set.

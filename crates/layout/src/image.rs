@@ -103,6 +103,29 @@ impl KernelImage {
         }
     }
 
+    /// The image whose `sections` lie one behind the other, each up to the start of the next, and the last up to `end`; the first begins in
+    /// physical memory at `phys`. A section of no bytes is left out.
+    ///
+    /// # Errors
+    ///
+    /// [`AddressError::EmptyRange`] without sections, [`AddressError::ReversedRange`] when they are not in ascending order,
+    /// [`AddressError::PhysOverflow`] as [`try_new`](Self::try_new).
+    pub fn try_from_sections(
+        phys: PhysAddr,
+        sections: &[(SectionKind, VirtAddr)],
+        end: VirtAddr,
+    ) -> Result<Self, AddressError> {
+        let start = sections.first().map_or(end, |(_, start)| *start);
+        let mut image = Self::try_new(span(start, end)?, phys)?;
+        let ends = sections.iter().skip(1).map(|(_, start)| *start);
+        for (&(kind, start), end) in sections.iter().zip(ends.chain([end])) {
+            if start != end {
+                image = image.with_section(kind, span(start, end)?);
+            }
+        }
+        Ok(image)
+    }
+
     /// The image with a section added, or put elsewhere if it had one of this kind.
     #[must_use]
     pub const fn with_section(mut self, kind: SectionKind, range: VirtRange) -> Self {
@@ -188,5 +211,17 @@ impl KernelImage {
         }
         let offset = address.offset_from(self.phys.start())?;
         self.virt.start().checked_add(offset).ok()
+    }
+}
+
+/// From `start` to the address before `end`.
+fn span(start: VirtAddr, end: VirtAddr) -> Result<VirtRange, AddressError> {
+    let (first, behind) = (start.as_u64(), end.as_u64());
+    match behind.checked_sub(first) {
+        Some(size) => VirtRange::try_new(start, size),
+        None => Err(AddressError::ReversedRange {
+            start: first,
+            last: behind.wrapping_sub(1),
+        }),
     }
 }

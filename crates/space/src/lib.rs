@@ -23,6 +23,7 @@ pub mod fixmap;
 mod held_frames;
 pub mod hot_add;
 pub mod image;
+pub mod one_cpu;
 mod page_source;
 pub mod platform;
 pub mod ranges;

@@ -15,6 +15,7 @@
 mod executable;
 mod ioremap;
 mod owned;
+mod pointer;
 mod remap;
 mod stack;
 mod vmallocinfo;

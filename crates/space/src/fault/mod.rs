@@ -44,6 +44,15 @@ pub struct PageFault {
 }
 
 impl PageFault {
+    /// The fault at `address` with this error code.
+    #[must_use]
+    pub const fn new(address: VirtAddr, error_code: u32) -> Self {
+        Self {
+            address,
+            error_code,
+        }
+    }
+
     /// What the access was.
     #[must_use]
     pub const fn intent(&self) -> Intent {

@@ -58,7 +58,21 @@ pub struct Claims<'a> {
     pub areas: Option<&'a dyn OnDemand>,
 }
 
-impl Claims<'_> {
+impl<'a> Claims<'a> {
+    /// Only what every kernel has: direct map and image. The rest is added by the fields.
+    #[must_use]
+    pub const fn new(layout: &'a Layout, map: &'a MemoryMap, limits: Limits) -> Self {
+        Self {
+            layout,
+            map,
+            limits,
+            cpus: 0,
+            fixed: &[],
+            vmemmap: None,
+            areas: None,
+        }
+    }
+
     /// Whether this kernel maps anything in an area: vmemmap when there is a plan for it, vmalloc when there are areas, the others as
     /// the layout says.
     fn is_built(&self, area: Area) -> bool {
