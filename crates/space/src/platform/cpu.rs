@@ -1,6 +1,9 @@
 //! The CPU that runs the caller: [`Cpu`], and what the library complains of to it.
 
 use core::fmt;
+use core::panic::Location;
+
+use kspace_layout::{VirtAddr, VirtRange};
 
 use super::{CpuId, CpuMask};
 
@@ -54,6 +57,46 @@ pub enum Complaint {
         /// The generation that they have yet to reach.
         generation: u64,
     },
+    /// A freed area is not as its freer left it: see [`Debug::poison`](crate::vmalloc::Debug::poison).
+    WrittenAfterFree(WrittenAfterFree),
+}
+
+/// What was found in a freed area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WrittenAfterFree {
+    /// Where the area was.
+    pub area: VirtRange,
+    /// Where in it the first wrong word was, whatever address it was written by.
+    pub address: VirtAddr,
+    /// What is there instead of the pattern.
+    pub value: u64,
+    /// Who made the area, if that is known.
+    pub made_by: Option<&'static Location<'static>>,
+    /// Who freed it, if that is known.
+    pub freed_by: Option<&'static Location<'static>>,
+}
+
+impl fmt::Display for WrittenAfterFree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            area,
+            address,
+            value,
+            made_by,
+            freed_by,
+        } = self;
+        write!(
+            f,
+            "vmalloc: the area {area} was written after it was freed: {value:#018x} at {address}"
+        )?;
+        if let Some(place) = made_by {
+            write!(f, "; allocated by {place}")?;
+        }
+        if let Some(place) = freed_by {
+            write!(f, "; freed by {place}")?;
+        }
+        f.write_str("; look for who still uses it then, or has its frames mapped elsewhere")
+    }
 }
 
 impl fmt::Display for Complaint {
@@ -73,6 +116,7 @@ impl fmt::Display for Complaint {
                 "shootdown: CPU {cpu} still waits for CPU {waiting_for} to reach generation {generation}; \
                  look there for interrupts kept off"
             ),
+            Self::WrittenAfterFree(found) => found.fmt(f),
         }
     }
 }

@@ -71,7 +71,7 @@ mod cpu_mask;
 mod interrupts;
 mod tlb;
 
-pub use cpu::{Complaint, Cpu};
+pub use cpu::{Complaint, Cpu, WrittenAfterFree};
 pub use cpu_mask::{CpuId, CpuMask, CpuMaskIter};
 pub use interrupts::Interrupts;
 pub use tlb::{LocalFlush, Tlb, TlbFeatures};

@@ -292,6 +292,9 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     #[inline(never)]
     fn abandon(&self, off: &Off<K>, chunk: Chunk<'a>, first: u64, word: AreaWord, filled: u64) {
         let slot = self.slot_of(chunk, first);
+        if self.modes.poison {
+            self.poison_area(chunk, first, word, 0);
+        }
         self.leaf_table(chunk).park(slot, filled as usize);
         word.abandon(chunk.area(first));
         self.defer(off, chunk, first);
@@ -321,6 +324,9 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     #[cold]
     #[inline(never)]
     fn place_slow(&self, off: &Off<K>, need: u64, align: u64) -> Result<Spot, Shortage> {
+        if let Some(draws) = &self.modes.random {
+            return self.place_random(off, draws, need, align);
+        }
         let placed = self.with_pool(off, |pool| self.place_in(off, pool, None, need, align));
         if let Some(placed) = placed {
             return Ok(placed);
@@ -377,10 +383,11 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     }
 
     /// A new chunk, with its page table, known in the index.
-    fn make_chunk(&self, off: &Off<K>) -> Result<Chunk<'a>, Shortage> {
+    pub(super) fn make_chunk(&self, off: &Off<K>) -> Result<Chunk<'a>, Shortage> {
         let books = self.frames().allocate().ok_or(Shortage::Tables)?;
         let made = self.with_space(off, |space| {
             let request = ranges::Request::pages(CHUNK_PAGES).aligned(CHUNK_PAGES);
+            let request = self.drawn(request);
             let range = match space.allocate(&request) {
                 Ok(range) => range,
                 Err(ranges::AllocateError::NoSpace { .. }) => return Err(Shortage::Space),

@@ -7,6 +7,7 @@
 //!          12  areas in the purge under way (4 words)
 //!          16  free pages, one bit each (8 words)
 //!          24  index nodes that go with it (4 words), count in 28; addresses held with it: first in 29, last in 30
+//!         128  who made the areas that were freed, where that is kept: two to a word (128 words)
 //!         256  areas, one word each (256 words)
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! | 2, 3, 8 to 11 | as `lazy` says |
 //! | 4, 12 to 15, 24 to 30 | the purger |
 //! | 5 to 7, 16 to 23 | who holds the pool |
+//! | 128 to 255 | who frees an area, its half of a word |
 //! | 256 to 511 | as `slot` says |
 
 use kspace_layout::{PhysAddr, VirtAddr, VirtRange};
@@ -44,6 +46,7 @@ const RETIRED: usize = 24;
 const RETIRED_COUNT: usize = 28;
 const HOLD_FIRST: usize = 29;
 const HOLD_LAST: usize = 30;
+const MAKERS: usize = 128;
 const AREAS: usize = 256;
 
 /// Index nodes that can go with a chunk: one for each level but the root's.
@@ -175,6 +178,21 @@ impl<'a> Chunk<'a> {
         let word = |at: usize| VirtAddr::new(self.words[at].load(Ordering::Relaxed));
         let (first, last) = (word(HOLD_FIRST), word(HOLD_LAST));
         (first != VirtAddr::ZERO).then(|| VirtRange::try_from_bounds(first, last).ok())?
+    }
+
+    /// Who made the area in a slot, once it is freed: for debugging.
+    pub(super) fn maker(self, slot: u64) -> u32 {
+        let word = self.words[MAKERS + slot as usize / 2].load(Ordering::Relaxed);
+        // The half of it that is the slot's.
+        (word >> (32 * (slot % 2))) as u32
+    }
+
+    /// Takes down who made the area in a slot, which the caller is freeing.
+    pub(super) fn set_maker(self, slot: u64, maker: u32) {
+        let (word, shift) = (&self.words[MAKERS + slot as usize / 2], 32 * (slot % 2));
+        // The neighbour's half may be changed at the same time.
+        word.fetch_and(!(u64::from(u32::MAX) << shift), Ordering::Relaxed);
+        word.fetch_or(u64::from(maker) << shift, Ordering::Relaxed);
     }
 
     /// The word of the area that begins in the page pair of `page`.

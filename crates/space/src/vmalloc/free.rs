@@ -91,6 +91,9 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             Ok(word) => word,
             Err(found) => return self.free_slow(off, start, Some(found), caller),
         };
+        if self.modes.poison {
+            self.poison_area(chunk, page, word, word.caller());
+        }
         self.freed(&off, chunk, page, word);
         let told = self.arena(&off).count_freed(word.pages(), self.batch);
         drop(off);
@@ -130,7 +133,11 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     pub(super) fn count_lazy(&self, pages: u64) {
         let before = self.lazy.fetch_add(pages, Ordering::Relaxed);
         if before.wrapping_add(pages) as i64 >= self.bound as i64 && !self.platform().is_atomic() {
-            self.purge_if_nobody_does();
+            if self.modes.flush {
+                self.purge_surplus();
+            } else {
+                self.purge_if_nobody_does();
+            }
         }
     }
 

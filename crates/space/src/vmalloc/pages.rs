@@ -100,6 +100,24 @@ impl Pages {
         Some((first, self.next(first, u64::MAX).unwrap_or(CHUNK_PAGES)))
     }
 
+    /// One of all places for `need` pages at a multiple of `align`: which one `number` decides, each as likely as the others.
+    pub(super) fn find_random(self, need: u64, align: u64, number: u64) -> Option<u64> {
+        let place = |from: u64| {
+            let free = self.without_below(from);
+            free.find(need, align).map(|(first, _)| first)
+        };
+        let places = || core::iter::successors(place(0), |first| place(first + 1));
+        let count = places().count() as u128;
+        let chosen = (u128::from(number) * count) >> 64;
+        places().nth(chosen as usize)
+    }
+
+    fn without_below(self, first: u64) -> Self {
+        let mut rest = self;
+        rest.remove(Self::between(0, first));
+        rest
+    }
+
     /// The pages that are in both.
     #[inline]
     fn and(self, other: Self) -> Self {

@@ -159,6 +159,42 @@ impl Pool {
         Some(Found { chunk, first, end })
     }
 
+    /// Takes `need` pages of this chunk at a random multiple of `align`, and nothing else of their run. `None` also when the pool does not have
+    /// the chunk.
+    pub(super) fn find_random<'a>(
+        &mut self,
+        books: &impl Books<'a>,
+        chunk: Chunk<'a>,
+        need: u64,
+        align: u64,
+        number: u64,
+    ) -> Option<Found<'a>> {
+        let first = chunk.free().find_random(need, align, number)?;
+        let end = first + need;
+        self.take(books, chunk, first, end)
+            .then_some(Found { chunk, first, end })
+    }
+
+    /// Takes the pages from `first` on before `end`, if they are all free and the pool has the chunk.
+    pub(super) fn take<'a>(
+        &mut self,
+        books: &impl Books<'a>,
+        chunk: Chunk<'a>,
+        first: u64,
+        end: u64,
+    ) -> bool {
+        let (before, wanted) = (chunk.free(), Pages::between(first, end));
+        let mut free = before;
+        free.insert(wanted);
+        let is_here = chunk.pool_place().load(Ordering::Relaxed) != NOWHERE;
+        if !is_here || free != before {
+            return false;
+        }
+        free.remove(wanted);
+        self.change(books, chunk, before, free);
+        true
+    }
+
     /// Gives pages back.
     pub(super) fn give<'a>(&mut self, books: &impl Books<'a>, chunk: Chunk<'a>, pages: Pages) {
         let before = chunk.free();

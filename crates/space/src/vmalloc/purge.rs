@@ -88,6 +88,16 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         }
     }
 
+    /// Purges, after whoever does already.
+    #[cold]
+    pub(super) fn purge_surplus(&self) {
+        while self.purging.swap(true, Ordering::Acquire) {
+            self.wait_for_purger();
+        }
+        self.purge_all(Trim::Surplus);
+        self.purging.store(false, Ordering::Release);
+    }
+
     /// One turn of waiting. The purger waits for this CPU, so it serves.
     fn wait_for_purger(&self) {
         let _off = self.off();
@@ -106,6 +116,9 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             self.shootdown()
                 .invalidate_all(small.into_iter().chain(large.flatten()));
             self.purges.fetch_add(1, Ordering::Relaxed);
+            if self.modes.poison {
+                self.check_poison(&batch);
+            }
             self.release(&batch, &mut purged);
             self.release_large(&mut purged);
             self.lazy.fetch_sub(purged.pages, Ordering::Relaxed);
@@ -169,6 +182,15 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             batch.areas += lazy.iter().map(|word| word.count_ones()).sum::<u32>();
         }
         batch
+    }
+
+    /// Looks whether what was freed is still as its freer left it. All CPUs have been flushed.
+    fn check_poison(&self, batch: &Batch) {
+        let mut next = batch.first;
+        while let Some(chunk) = self.linked(next) {
+            next = chunk.purge_next().load(Ordering::Relaxed);
+            areas_of(chunk, |slot, word| self.check_area(chunk, slot, word));
+        }
     }
 
     /// Step 3.

@@ -15,10 +15,11 @@ use super::lazy::DirtyStack;
 use super::lock::Lock;
 use super::pages::CHUNK_PAGES;
 use super::pool::{Books, Pool};
+use super::settings::{Modes, Settings};
 use super::sync::AtomicU64;
 use super::{AreaError, Kernel};
 use crate::platform::Interrupts;
-use crate::ranges::Ranges;
+use crate::ranges::{self, Ranges};
 use crate::shootdown::Shootdown;
 
 /// Bytes of a chunk.
@@ -66,12 +67,12 @@ pub struct Vmalloc<'a, K: Kernel, const CPUS: usize> {
     data: LeafBits<K::Format>,
     pub(super) bound: u64,
     pub(super) batch: u64,
+    pub(super) modes: Modes,
     arenas: &'a Arenas<CPUS>,
 }
 
 impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
-    /// Areas in `area`, which has none yet. A purge is due when `bound` freed pages wait for one; see
-    /// [`quarantine_bound`](crate::shootdown::quarantine_bound). With 0 every free flushes at once, as far as its context allows.
+    /// Areas in `area`, which has none yet, kept as `settings` say: a number of pages is the bound of [`Settings::new`].
     ///
     /// # Errors
     ///
@@ -88,8 +89,10 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         tables: Tables<'a, K>,
         shootdown: &'a Flusher<K, CPUS>,
         arenas: &'a Arenas<CPUS>,
-        bound: u64,
+        settings: impl Into<Settings>,
     ) -> Result<Self, AreaError> {
+        let settings = settings.into();
+        let (bound, modes) = (settings.bound(), settings.modes());
         let (memory, frames) = (tables.memory(), tables.frames());
         let root = frames.allocate().ok_or(AreaError::NoTables)?;
         let Ok(ranges) = Ranges::new(area, memory, frames) else {
@@ -114,6 +117,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             data: LeafBits::new(DATA, tables.limits()),
             bound,
             batch: batch_of(bound, CPUS),
+            modes,
             arenas,
         })
     }
@@ -207,6 +211,14 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         self.space.with(self.platform(), off, body)
     }
 
+    /// A request for addresses, at a random place if that was asked for.
+    pub(super) fn drawn(&self, request: ranges::Request) -> ranges::Request {
+        match &self.modes.random {
+            Some(draws) => request.random(draws.draw()),
+            None => request,
+        }
+    }
+
     /// The number of the chunk that an address of the area lies in; for another address, one that no chunk has.
     #[inline]
     pub(super) const fn number_of(&self, address: VirtAddr) -> u64 {
@@ -252,7 +264,10 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     #[inline(never)]
     fn look_up(&self, off: &Off<K>, generation: u64, number: u64) -> Option<Chunk<'a>> {
         let books = self.index.get(self, number)?;
-        self.arena(off).near.put(generation, number, books);
+        // What is not remembered is not freed by the short way, which does not know of poison.
+        if !self.modes.poison {
+            self.arena(off).near.put(generation, number, books);
+        }
         Some(self.chunk(books))
     }
 

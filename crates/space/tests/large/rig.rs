@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kspace::platform::{Complaint, Cpu, CpuId, CpuMask, Interrupts, LocalFlush, Tlb, TlbFeatures};
 use kspace::shootdown::{Shootdown, Unprobed};
-use kspace::vmalloc::{AreaFrames, Arenas, Kernel, Vmalloc, Want};
+use kspace::vmalloc::{AreaFrames, Arenas, Debug, Kernel, Settings, Vmalloc, Want};
 use kspace_frames::Order;
 use kspace_layout::{PageSize, PagingMode, Pfn, PhysAddr, PhysRange, VirtAddr, VirtRange};
 use kspace_paging::{Editor, End, EntryFormat, FrameSource, Limits, LongMode, Page, Walker};
@@ -24,6 +24,8 @@ pub struct OneCpu {
     mode: PagingMode,
     pub atomic: Cell<bool>,
     pub flushes: Cell<u64>,
+    /// What was complained of, if that is expected.
+    pub complaints: RefCell<Option<Vec<Complaint>>>,
 }
 
 // SAFETY: there is one CPU.
@@ -41,7 +43,10 @@ unsafe impl Cpu for &OneCpu {
     }
 
     fn report(&self, complaint: &Complaint) {
-        panic!("{complaint}");
+        match &mut *self.complaints.borrow_mut() {
+            Some(complaints) => complaints.push(*complaint),
+            None => panic!("{complaint}"),
+        }
     }
 }
 
@@ -258,6 +263,7 @@ pub struct Setup {
     pub ram: u64,
     pub limits: Limits,
     pub bound: u64,
+    pub debug: Debug,
 }
 
 impl Setup {
@@ -269,6 +275,7 @@ impl Setup {
             ram: 64 << 20,
             limits: Limits::WIDEST,
             bound: 1 << 40,
+            debug: Debug::OFF,
         }
     }
 }
@@ -296,6 +303,7 @@ pub fn with_rig_of<E: EntryFormat>(setup: Setup, test: impl FnOnce(&Rig<'_, '_, 
         mode: setup.mode,
         atomic: Cell::new(false),
         flushes: Cell::new(0),
+        complaints: RefCell::new(None),
     };
     let root = frames.allocate().expect("there is room");
     // SAFETY: the memory is simulated, and only the areas edit these tables.
@@ -310,8 +318,9 @@ pub fn with_rig_of<E: EntryFormat>(setup: Setup, test: impl FnOnce(&Rig<'_, '_, 
     let shootdown = Shootdown::new(&cpu);
     shootdown.join();
     let arenas = Arenas::new();
+    let settings = Settings::new(setup.bound).debug(setup.debug);
     // SAFETY: the area is used by nobody else, and the CPU has joined the shootdown.
-    let areas = unsafe { Vmalloc::new(setup.area, editor, &shootdown, &arenas, setup.bound) };
+    let areas = unsafe { Vmalloc::new(setup.area, editor, &shootdown, &arenas, settings) };
     test(&Rig {
         setup,
         memory: &memory,

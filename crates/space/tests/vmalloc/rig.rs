@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use kspace::platform::TlbFeatures;
 use kspace::shootdown::{Rule, Shootdown};
-use kspace::vmalloc::{AreaFrames, Arenas, Kernel, Vmalloc, Want};
+use kspace::vmalloc::{AreaFrames, Arenas, Debug, Kernel, Settings, Vmalloc, Want};
 use kspace_frames::Order;
 use kspace_layout::{PageSize, PagingMode, Pfn, PhysAddr, PhysRange, VirtAddr, VirtRange};
 use kspace_paging::{
@@ -145,6 +145,7 @@ pub struct Setup {
     pub area: VirtRange,
     pub cpus: usize,
     pub bound: u64,
+    pub debug: Debug,
     /// Other CPUs may run at every access to tables, books and frames.
     pub pauses: bool,
     /// A rule of the shootdown that is broken.
@@ -158,6 +159,7 @@ impl Setup {
             area: AREA,
             cpus: 1,
             bound: NEVER,
+            debug: Debug::OFF,
             pauses: false,
             omitted: None,
         }
@@ -209,8 +211,9 @@ pub fn with_rig<E: EntryFormat>(setup: Setup, test: impl FnOnce(&Rig<'_, '_, E>)
         .with_grain(Grain::Coarse);
     let shootdown = Shootdown::probed(platform, platform);
     let arenas = Arenas::new();
+    let settings = Settings::new(setup.bound).debug(setup.debug);
     // SAFETY: the area is used by nobody else, and all CPUs join the shootdown.
-    let areas = unsafe { Vmalloc::new(setup.area, editor, &shootdown, &arenas, setup.bound) };
+    let areas = unsafe { Vmalloc::new(setup.area, editor, &shootdown, &arenas, settings) };
     let areas = areas.expect("there are frames");
     if setup.cpus == 1 {
         shootdown.join();

@@ -115,6 +115,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         self.with_space(&off, |space| {
             for align in aligns.chain([checked.align]) {
                 let request = ranges::Request::pages(checked.pages + 1).aligned(align);
+                let request = self.drawn(request);
                 match space.allocate(&request) {
                     Ok(range) => return Ok(range),
                     Err(ranges::AllocateError::NoSpace { .. }) => {}

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   word   0      1      2 3 4            5                                  6                  7
-//!          first  pages  links of         who, what, in which state          the next one in    user
-//!          page          the tree                                            the list           mappings
+//!          first  pages  links of         who, what, in which state          the next one in    user mappings;
+//!          page          the tree                                            the list           above, the maker
 //!
 //!   word 5    63                    32 31    17   16   15     8 7     2 1     0
 //!             |  caller, as in slot   |        | user | node+1 | kind  | state |
@@ -34,6 +34,7 @@ use crate::words::{NodeId, Slab, Words};
 const PAGES: usize = 1;
 const RECORD: usize = 5;
 const NEXT: usize = 6;
+/// How many user mappings there are, and from [`CALLER_SHIFT`] on, who made an area that is freed.
 const USERS: usize = 7;
 
 const STATE: u64 = 0b11;
@@ -58,6 +59,9 @@ pub(super) struct Entry {
     pub(super) range: VirtRange,
     pub(super) kind: Kind,
 }
+
+/// A place in the source, if it is known.
+type Place = Option<&'static core::panic::Location<'static>>;
 
 /// The tree, and what waits for the purge.
 pub(super) struct Books<'a, M: PhysMemory, F: FrameSource> {
@@ -148,6 +152,8 @@ impl<'a, M: PhysMemory, F: FrameSource> Books<'a, M, F> {
                 FreeProblem::NoArea
             });
         }
+        let maker = record & !((1 << CALLER_SHIFT) - 1);
+        words[USERS].store(maker | users(words), Relaxed);
         let kept = record & !STATE & ((1 << CALLER_SHIFT) - 1);
         let freed = kept | LEAVING | u64::from(caller.raw()) << CALLER_SHIFT;
         words[RECORD].store(freed, Relaxed);
@@ -163,7 +169,7 @@ impl<'a, M: PhysMemory, F: FrameSource> Books<'a, M, F> {
         let record = words[RECORD].load(Relaxed);
         words[RECORD].store(record & !STATE | LAZY, Relaxed);
         self.owed.absorb(token, self.memory);
-        let purge = words[USERS].load(Relaxed) == 0;
+        let purge = users(words) == 0;
         if purge {
             self.push_lazy(entry.node);
         }
@@ -205,11 +211,11 @@ impl<'a, M: PhysMemory, F: FrameSource> Books<'a, M, F> {
         let node = self.around(start)?;
         let words = self.slab.words(node);
         let entry = self.entry(node);
-        let left = words[USERS].load(Relaxed).checked_sub(1)?;
+        let left = users(words).checked_sub(1)?;
         if entry.range.start() != start {
             return None;
         }
-        words[USERS].store(left, Relaxed);
+        words[USERS].store(words[USERS].load(Relaxed) - 1, Relaxed);
         if left > 0 || words[RECORD].load(Relaxed) & STATE != LAZY {
             return Some(0);
         }
@@ -238,6 +244,12 @@ impl<'a, M: PhysMemory, F: FrameSource> Books<'a, M, F> {
     pub(super) fn hold(&mut self, entry: Entry) {
         self.slab.words(entry.node)[NEXT].store(self.held, Relaxed);
         self.held = NodeId::to_word(Some(entry.node));
+    }
+
+    /// Who made a freed area, and who freed it.
+    pub(super) fn callers(&self, entry: Entry) -> [Place; 2] {
+        let words = self.slab.words(entry.node);
+        [USERS, RECORD].map(|word| caller_of(words[word].load(Relaxed)))
     }
 
     /// The next area that was put aside; it is the caller's then.
@@ -319,11 +331,15 @@ impl<'a, M: PhysMemory, F: FrameSource> Books<'a, M, F> {
     }
 }
 
+fn users(words: &Words) -> u64 {
+    words[USERS].load(Relaxed) & ((1 << CALLER_SHIFT) - 1)
+}
+
 fn kind_of(words: &Words) -> Kind {
     Kind::from_raw(words[RECORD].load(Relaxed) >> KIND_SHIFT & KIND_MASK)
 }
 
-fn caller_of(record: u64) -> Option<&'static core::panic::Location<'static>> {
+fn caller_of(record: u64) -> Place {
     // What is left of 64 bits after the shift are 32.
     let raw = (record >> CALLER_SHIFT) as u32;
     // SAFETY: records have callers from `Caller::raw` only.

@@ -24,6 +24,9 @@ impl<K: Kernel, const CPUS: usize> Vmalloc<'_, K, CPUS> {
             caller,
             problem,
         })?;
+        if self.is_poisoned(entry) {
+            self.poison_range(entry.range);
+        }
         // Without the lock: entries of a whole area take no memory, and may be many.
         let token = match self.tables().park(entry.range) {
             Ok(token) => token,

@@ -6,6 +6,7 @@ use kspace_layout::{FRAME_SIZE, PageSize, PagingMode, Pfn, PhysAddr, VirtAddr, V
 use kspace_paging::{Flush, Invalidation};
 
 use super::books::Entry;
+use crate::platform::{Complaint, Cpu, WrittenAfterFree};
 use crate::vmalloc::state::Vmalloc;
 use crate::vmalloc::{AreaFrames, Kernel, Purged};
 
@@ -24,7 +25,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         let mut tables = Flush::nothing();
         while let Some(entry) = self.with_books(&self.off(), |books| books.next_of_batch()) {
             // SAFETY: the area was parked before it came into the books as lazy, and flushed since it was gathered.
-            purged.frames += unsafe { self.collect_large(entry.range, entry.kind.owns_frames()) };
+            purged.frames += unsafe { self.collect_freed(entry) };
             match self.tables().purge(entry.range) {
                 Ok(token) if token.tables() > 0 => {
                     tables.absorb(token, self.memory());
@@ -37,6 +38,53 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         while let Some(entry) = self.with_books(&self.off(), |books| books.next_held()) {
             self.release_one(entry, purged);
         }
+    }
+
+    /// Clears the entries of a freed area, and frees its frames if it owns them; looks at them first, if freed areas are poisoned.
+    ///
+    /// # Safety
+    ///
+    /// As for [`collect_large`](Self::collect_large).
+    unsafe fn collect_freed(&self, entry: Entry) -> u64 {
+        let owned = entry.kind.owns_frames();
+        if !self.is_poisoned(entry) {
+            // SAFETY: the caller's promise.
+            return unsafe { self.collect_large(entry.range, owned) };
+        }
+        let (mut at, mut found) = (entry.range.start(), None);
+        // SAFETY: the caller's promise.
+        let given = unsafe {
+            self.collect_each(entry.range, |first, frames| {
+                for frame in 0..frames {
+                    let page = VirtAddr::new(at.as_u64() + frame * FRAME_SIZE);
+                    let frame = Pfn::new(first.as_u64() + frame);
+                    found = found.or_else(|| self.find_written(frame, page));
+                }
+                // All of the area was mapped, so runs follow each other.
+                at = VirtAddr::new(at.as_u64() + frames * FRAME_SIZE);
+                self.give_blocks(first, frames)
+            })
+        };
+        if let Some((address, value)) = found {
+            let [made_by, freed_by] = self.with_books(&self.off(), |books| books.callers(entry));
+            let area = entry.range;
+            self.platform()
+                .report(&Complaint::WrittenAfterFree(WrittenAfterFree {
+                    area,
+                    address,
+                    value,
+                    made_by,
+                    freed_by,
+                }));
+        }
+        given
+    }
+
+    /// Whether the frames of a freed area have the pattern. Users may write to theirs as long as they have them mapped.
+    pub(super) fn is_poisoned(&self, entry: Entry) -> bool {
+        self.modes.poison
+            && entry.kind.owns_frames()
+            && !self.with_books(&self.off(), |books| books.is_for_users(entry))
     }
 
     /// Strikes an area out and frees its addresses.
@@ -59,19 +107,41 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     ///
     /// All CPUs have been flushed since these entries were parked, and the range is the caller's.
     pub(super) unsafe fn collect_large(&self, range: VirtRange, owned: bool) -> u64 {
+        let give = |first, frames| {
+            if owned {
+                self.give_blocks(first, frames)
+            } else {
+                0
+            }
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.collect_each(range, give) }
+    }
+
+    /// Clears the parked entries of `range`, and hands each run of frames to `give`, which tells how many it has freed. Returns their sum.
+    ///
+    /// # Safety
+    ///
+    /// As for [`collect_large`](Self::collect_large).
+    unsafe fn collect_each(&self, range: VirtRange, mut give: impl FnMut(Pfn, u64) -> u64) -> u64 {
         let mut given = 0;
         let each = |first: PhysAddr, size: PageSize, count: usize| {
-            let frames = count as u64 * (size.bytes() / FRAME_SIZE);
-            let mut done = if owned { 0 } else { frames };
-            while done < frames {
-                let block = self.give_block(Pfn::new(first.pfn().as_u64() + done));
-                given += block;
-                done += block.max(1);
-            }
+            given += give(first.pfn(), count as u64 * (size.bytes() / FRAME_SIZE));
         };
         // SAFETY: the caller's promise.
         if let Err(error) = unsafe { self.tables().collect(range, each) } {
             panic!("entries of a freed area were changed by somebody else: {error}");
+        }
+        given
+    }
+
+    /// Gives back blocks that lie one behind the other: how many frames they had.
+    fn give_blocks(&self, first: Pfn, frames: u64) -> u64 {
+        let (mut done, mut given) = (0, 0);
+        while done < frames {
+            let block = self.give_block(Pfn::new(first.as_u64() + done));
+            given += block;
+            done += block.max(1);
         }
         given
     }
