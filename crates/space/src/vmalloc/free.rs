@@ -144,6 +144,13 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// Why nothing was freed in a chunk.
     fn why_not(&self, chunk: Chunk<'a>, address: VirtAddr, found: Option<AreaWord>) -> FreeProblem {
         let page = page_of(address);
+        // First, because a word stays after its purge, when other areas may lie there.
+        let around = self.around(chunk, page);
+        if let Some(info) = around
+            && info.state == State::Live
+        {
+            return FreeProblem::Inside(info.range);
+        }
         if let Some(found) = found
             && found.begins_at(page)
         {
@@ -153,10 +160,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
                 range: self.range_of(chunk.number(), page, found.pages()),
             };
         }
-        match self.around(chunk, page) {
-            Some(info) if info.state == State::Live => FreeProblem::Inside(info.range),
-            _ => FreeProblem::NoArea,
-        }
+        FreeProblem::NoArea
     }
 
     /// The area in which a page of a chunk lies, guard included.

@@ -110,6 +110,35 @@ fn a_second_free_names_the_first() {
 }
 
 #[test]
+fn where_an_area_began_once_is_the_inside_of_the_one_that_is_there_now() {
+    with_rig(Setup::new(), |rig| {
+        let free = |address| {
+            // SAFETY: nobody uses what is freed, or it is refused.
+            unsafe { rig.areas.free(address) }
+        };
+        let request = AreaRequest::new(K4);
+        let small = [(); 8].map(|()| rig.areas.allocate(&request).expect("room"));
+        for range in small {
+            free(range.start()).expect("it is there");
+        }
+        rig.areas.purge();
+        let whole = rig
+            .areas
+            .allocate(&AreaRequest::new(15 * K4))
+            .expect("room");
+        let inside = small.iter().filter(|range| whole.contains(range.start()));
+        let inside: Vec<_> = inside
+            .filter(|range| range.start() != whole.start())
+            .collect();
+        assert!(inside.len() > 4, "{whole} lies elsewhere");
+        for range in inside {
+            let error = free(range.start()).expect_err("it is inside");
+            assert_eq!(error.problem(), FreeProblem::Inside(whole));
+        }
+    });
+}
+
+#[test]
 fn requests_that_no_machine_can_serve_are_refused() {
     with_rig(Setup::new(), |rig| {
         let before = rig.everything();
