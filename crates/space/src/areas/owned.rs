@@ -3,7 +3,7 @@
 use core::fmt;
 use core::mem::ManuallyDrop;
 
-use kspace_layout::{VirtAddr, VirtRange};
+use kspace_layout::{FRAME_SIZE, VirtAddr, VirtRange};
 
 use crate::vmalloc::{AreaError, AreaRequest, Kernel, Kind, ResizeError, Resized, Vmalloc};
 
@@ -57,6 +57,31 @@ impl<'v, 'a, K: Kernel, const CPUS: usize> OwnedArea<'v, 'a, K, CPUS> {
             areas,
             range,
             kind: request.kind,
+        })
+    }
+
+    /// A short mapping of `pages` given frames: that of each page is told by `frame`.
+    ///
+    /// # Errors
+    ///
+    /// [`AreaError`].
+    ///
+    /// # Safety
+    ///
+    /// As [`Vmalloc::map_ram`].
+    #[inline]
+    #[track_caller]
+    pub unsafe fn map_ram(
+        areas: &'v Vmalloc<'a, K, CPUS>,
+        pages: u64,
+        frame: impl Fn(u64) -> kspace_layout::Pfn,
+    ) -> Result<Self, AreaError> {
+        // SAFETY: the caller's promise.
+        let range = unsafe { areas.map_ram(pages, frame) }?;
+        Ok(Self {
+            areas,
+            range,
+            kind: Kind::ShortLived,
         })
     }
 
@@ -129,8 +154,15 @@ impl<'v, 'a, K: Kernel, const CPUS: usize> OwnedArea<'v, 'a, K, CPUS> {
 
     #[track_caller]
     fn give_back(&self) {
+        let start = self.range.start();
         // SAFETY: the area is this value's, which is not used any more.
-        if let Err(error) = unsafe { self.areas.free(self.range.start()) } {
+        let freed = unsafe {
+            match self.kind {
+                Kind::ShortLived => self.areas.unmap_ram(start, self.range.size() / FRAME_SIZE),
+                _ => self.areas.free(start),
+            }
+        };
+        if let Err(error) = freed {
             panic!("{error}");
         }
     }

@@ -70,29 +70,6 @@ impl<'v, 'a, 'b, K: Kernel, const CPUS: usize> Mapping<'v, 'a, 'b, K, CPUS> {
         blocks: &'b [MappedBlock<'b>],
         protection: Protection,
     ) -> Result<Self, MapError> {
-        Self::of_kind(areas, blocks, protection, Kind::Frames)
-    }
-
-    /// As [`new`](Self::new), readable and writable, and said to be for a short time only (Linux: `vm_map_ram`).
-    ///
-    /// # Errors
-    ///
-    /// [`MapError::Area`].
-    #[track_caller]
-    pub fn short_lived(
-        areas: &'v Vmalloc<'a, K, CPUS>,
-        blocks: &'b [MappedBlock<'b>],
-    ) -> Result<Self, MapError> {
-        Self::of_kind(areas, blocks, Protection::KERNEL_DATA, Kind::ShortLived)
-    }
-
-    #[track_caller]
-    fn of_kind(
-        areas: &'v Vmalloc<'a, K, CPUS>,
-        blocks: &'b [MappedBlock<'b>],
-        protection: Protection,
-        kind: Kind,
-    ) -> Result<Self, MapError> {
         match protection {
             Protection {
                 access: Access::ReadExecute,
@@ -105,14 +82,31 @@ impl<'v, 'a, 'b, K: Kernel, const CPUS: usize> Mapping<'v, 'a, 'b, K, CPUS> {
             } => {}
             Protection { cache, .. } => return Err(MapError::Cache(cache)),
         }
-        let pages: u64 = blocks.iter().map(frames_of).sum();
-        let request = AreaRequest::new(pages * FRAME_SIZE)
-            .kind(kind)
+        let request = AreaRequest::new(pages_of(blocks) * FRAME_SIZE)
+            .kind(Kind::Frames)
             .protection(protection);
         let place = Place::default();
         // SAFETY: the blocks are in use and marked as mapped, and borrowed for as long as the mapping is there; who has them promises to
         // take them out of use only after a flush. They are RAM, which entries can name.
         let area = unsafe { OwnedArea::map(areas, &request, |page| place.frame(blocks, page)) }?;
+        Ok(Self { area, blocks })
+    }
+
+    /// As [`new`](Self::new), readable and writable, and said to be for a short time only (Linux: `vm_map_ram`).
+    ///
+    /// # Errors
+    ///
+    /// [`MapError::Area`].
+    #[track_caller]
+    pub fn short_lived(
+        areas: &'v Vmalloc<'a, K, CPUS>,
+        blocks: &'b [MappedBlock<'b>],
+    ) -> Result<Self, MapError> {
+        let place = Place::default();
+        // SAFETY: as in `new`.
+        let area = unsafe {
+            OwnedArea::map_ram(areas, pages_of(blocks), |page| place.frame(blocks, page))
+        }?;
         Ok(Self { area, blocks })
     }
 
@@ -144,6 +138,10 @@ impl<K: Kernel, const CPUS: usize> fmt::Debug for Mapping<'_, '_, '_, K, CPUS> {
             self.blocks.len()
         )
     }
+}
+
+fn pages_of(blocks: &[MappedBlock<'_>]) -> u64 {
+    blocks.iter().map(frames_of).sum()
 }
 
 fn frames_of(block: &MappedBlock<'_>) -> u64 {

@@ -125,10 +125,20 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         request: &AreaRequest,
         frame: impl Fn(u64) -> Pfn,
     ) -> Result<VirtRange, AreaError> {
-        let caller = Caller::here();
+        self.map_for(request, Caller::here(), &frame)
+    }
+
+    /// As [`map`](Self::map), in the name of `caller`, whose contract is the same.
+    #[inline]
+    pub(super) fn map_for(
+        &self,
+        request: &AreaRequest,
+        caller: Caller,
+        frame: &impl Fn(u64) -> Pfn,
+    ) -> Result<VirtRange, AreaError> {
         let checked = self.check(request, false)?;
         if checked.pages > SMALL_PAGES || checked.align > SMALL_ALIGN {
-            return self.map_large(request, checked, caller, &frame);
+            return self.map_large(request, checked, caller, frame);
         }
         self.make(request, checked, caller, |_, table, slot| {
             let bits = self.bits(request.protection);

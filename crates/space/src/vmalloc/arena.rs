@@ -13,6 +13,7 @@
 //!
 //! Pages that are passed over are the area's until it is purged. There are few: an area that would need more is placed elsewhere.
 
+use super::map_ram::open::OpenBlock;
 use super::near::Near;
 use super::sync::{AtomicU64, Ordering};
 
@@ -30,6 +31,8 @@ pub(super) const LEAD: u64 = 8;
 #[repr(align(64))]
 pub(super) struct Arena {
     runs: [AtomicU64; 2],
+    /// Where it maps for a short time.
+    block: OpenBlock,
     /// The chunks that it used last.
     pub(super) near: Near,
     /// Pages of live areas, modulo 2^64: an area may be freed on another CPU. Only this CPU writes, with interrupts off.
@@ -95,6 +98,7 @@ impl Arena {
         pub(super) fn new() -> Self {
             Self {
                 runs: [AtomicU64::new(0), AtomicU64::new(0)],
+                block: OpenBlock::new(),
                 near: Near::new(),
                 used: AtomicU64::new(0),
                 areas: AtomicU64::new(0),
@@ -142,6 +146,12 @@ impl Arena {
         self.runs
             .each_ref()
             .map(|run| Run(run.swap(0, Ordering::AcqRel)))
+    }
+
+    /// The block in which this CPU maps for a short time.
+    #[inline]
+    pub(super) const fn block(&self) -> &OpenBlock {
+        &self.block
     }
 
     /// Counts a new area of so many pages.

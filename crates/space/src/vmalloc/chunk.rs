@@ -7,6 +7,7 @@
 //!          12  areas in the purge under way (4 words)
 //!          16  free pages, one bit each (8 words)
 //!          24  index nodes that go with it (4 words), count in 28; addresses held with it: first in 29, last in 30
+//!          32  account of a block of short mappings         33  what a purge has taken of it
 //!         128  who made the areas that were freed, where that is kept: two to a word (128 words)
 //!         256  areas, one word each (256 words)
 //! ```
@@ -15,8 +16,9 @@
 //! |---|---|
 //! | 0, 1 | who makes the chunk, before others know it |
 //! | 2, 3, 8 to 11 | as `lazy` says |
-//! | 4, 12 to 15, 24 to 30 | the purger |
+//! | 4, 12 to 15, 24 to 30, 33 | the purger |
 //! | 5 to 7, 16 to 23 | who holds the pool |
+//! | 32 | as `map_ram` says |
 //! | 128 to 255 | who frees an area, its half of a word |
 //! | 256 to 511 | as `slot` says |
 
@@ -46,6 +48,8 @@ const RETIRED: usize = 24;
 const RETIRED_COUNT: usize = 28;
 const HOLD_FIRST: usize = 29;
 const HOLD_LAST: usize = 30;
+const ACCOUNT: usize = 32;
+const TAKEN: usize = 33;
 const MAKERS: usize = 128;
 const AREAS: usize = 256;
 
@@ -178,6 +182,26 @@ impl<'a> Chunk<'a> {
         let word = |at: usize| VirtAddr::new(self.words[at].load(Ordering::Relaxed));
         let (first, last) = (word(HOLD_FIRST), word(HOLD_LAST));
         (first != VirtAddr::ZERO).then(|| VirtRange::try_from_bounds(first, last).ok())?
+    }
+
+    /// The account of a block, or zero.
+    #[inline]
+    pub(super) fn account(self) -> &'a AtomicU64 {
+        &self.words[ACCOUNT]
+    }
+
+    /// What the purge under way has taken of it.
+    pub(super) fn taken(self) -> u64 {
+        self.words[TAKEN].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_taken(self, taken: u64) {
+        self.words[TAKEN].store(taken, Ordering::Relaxed);
+    }
+
+    /// The words of all areas.
+    pub(super) fn areas(self) -> &'a [AtomicU64] {
+        &self.words[AREAS..]
     }
 
     /// Who made the area in a slot, once it is freed: for debugging.

@@ -5,6 +5,8 @@ use core::panic::Location;
 
 use kspace_layout::{ByteSize, FRAME_SIZE, VirtAddr, VirtRange};
 
+use super::Kind;
+
 /// Why there is no area. Nothing was changed; what had to be undone is undone by the next purge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AreaError {
@@ -132,9 +134,35 @@ pub enum FreeProblem {
         /// What it was.
         range: VirtRange,
     },
+    /// A short mapping begins there, of another number of pages.
+    Pages {
+        /// What it is.
+        range: VirtRange,
+        /// As how many pages it was to be unmapped.
+        pages: u64,
+    },
+    /// It is no short mapping, and was to be unmapped as one.
+    Kind {
+        /// What it is.
+        range: VirtRange,
+        /// Of which kind.
+        kind: Kind,
+    },
 }
 
 impl FreeError {
+    pub(super) const fn new(
+        address: VirtAddr,
+        caller: &'static Location<'static>,
+        problem: FreeProblem,
+    ) -> Self {
+        Self {
+            address,
+            caller,
+            problem,
+        }
+    }
+
     /// What was to be freed.
     #[must_use]
     pub const fn address(&self) -> VirtAddr {
@@ -171,6 +199,14 @@ impl fmt::Display for FreeError {
                     Some(by) => write!(f, ", by {by}"),
                     None => Ok(()),
                 }
+            }
+            FreeProblem::Pages { range, pages } => write!(
+                f,
+                "{pages} pages of a short mapping, {range}, that has {}; unmap it whole",
+                range.size() / FRAME_SIZE
+            ),
+            FreeProblem::Kind { range, kind } => {
+                write!(f, "{range} is no short mapping but for {kind}; free it")
             }
         }?;
         f.write_str("; nothing was changed")

@@ -73,7 +73,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// As [`free`](Self::free), for any address.
     #[cold]
     #[inline(never)]
-    fn free_any(
+    pub(super) fn free_any(
         &self,
         start: VirtAddr,
         caller: &'static Location<'static>,
@@ -103,7 +103,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         Ok(())
     }
 
-    /// Frees a large area, or says why nothing was freed. `found` is what there was in the place of a live area's word.
+    /// Frees a large area or a short mapping, or says why nothing was freed. `found` is what there was in the place of a live area's word.
     #[cold]
     #[inline(never)]
     fn free_slow(
@@ -116,16 +116,26 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         let problem = if !self.area().contains(start) {
             FreeProblem::Outside(self.area())
         } else if let Some(chunk) = self.chunk_numbered(&off, self.number_of(start)) {
-            self.why_not(chunk, start, found)
+            let page = page_of(start);
+            if let Some(found) = found
+                && found.is_mapped()
+                && found.begins_at(page)
+            {
+                if self.unmap_in_block(&off, chunk, page, found.pages(), Caller::of(caller)) {
+                    self.count_unmapped(off, found.pages());
+                    return Ok(());
+                }
+                // Somebody else was faster.
+                let found = AreaWord::load(chunk.area(page));
+                self.why_not(chunk, start, Some(found))
+            } else {
+                self.why_not(chunk, start, found)
+            }
         } else {
             drop(off);
             return self.free_large(start, caller);
         };
-        Err(FreeError {
-            address: start,
-            caller,
-            problem,
-        })
+        Err(FreeError::new(start, caller, problem))
     }
 
     /// Adds to the common count of pages that wait, and purges when it is time.
@@ -144,31 +154,28 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// Why nothing was freed in a chunk.
     fn why_not(&self, chunk: Chunk<'a>, address: VirtAddr, found: Option<AreaWord>) -> FreeProblem {
         let page = page_of(address);
-        // First, because a word stays after its purge, when other areas may lie there.
-        let around = self.around(chunk, page);
-        if let Some(info) = around
+        // First, because an area may lie over where others began that are purged. One that begins there itself is new: it was not to be freed.
+        if let Some(info) = self.around(chunk, page)
             && info.state == State::Live
+            && info.range.start() != address
         {
             return FreeProblem::Inside(info.range);
         }
-        if let Some(found) = found
-            && found.begins_at(page)
-        {
-            return FreeProblem::Freed {
+        match found {
+            Some(found) if found.begins_at(page) => FreeProblem::Freed {
                 // SAFETY: the words of areas have callers from `Caller::raw` only.
                 by: unsafe { Caller::place(found.caller()) },
                 range: self.range_of(chunk.number(), page, found.pages()),
-            };
+            },
+            _ => FreeProblem::NoArea,
         }
-        FreeProblem::NoArea
     }
 
     /// The area in which a page of a chunk lies, guard included.
     pub(super) fn around(&self, chunk: Chunk<'a>, page: u64) -> Option<AreaInfo> {
         let (slot, word) = (0..=page / 2).rev().find_map(|slot| {
             let word = AreaWord::load(chunk.area(2 * slot));
-            let known = word.is_live() || word.is_lazy();
-            (known && word.first(slot) <= page).then_some((slot, word))
+            (word.is_known() && word.first(slot) <= page).then_some((slot, word))
         })?;
         let end = word.first(slot) + word.pages() + 1;
         (page < end).then(|| self.info(chunk, slot, word))
@@ -177,6 +184,6 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
 
 /// Which page of its chunk an address lies in.
 #[inline(always)]
-const fn page_of(address: VirtAddr) -> u64 {
+pub(super) const fn page_of(address: VirtAddr) -> u64 {
     address.as_u64() / FRAME_SIZE % CHUNK_PAGES
 }

@@ -166,8 +166,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             let first = if found == number { slot } else { 0 };
             let info = (first..SLOTS as u64).find_map(|slot| {
                 let word = AreaWord::load(chunk.area(2 * slot));
-                let known = word.is_live() || word.is_lazy();
-                let info = known.then(|| self.info(chunk, slot, word))?;
+                let info = word.is_known().then(|| self.info(chunk, slot, word))?;
                 (info.range.start() >= from).then_some(info)
             });
             drop(off);
@@ -185,7 +184,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             pages: word.pages(),
             kind: Kind::from_raw(word.kind()),
             node: node.and_then(|node| NodeId::try_new(node as u32)),
-            state: if word.is_live() {
+            state: if word.is_live() || word.is_mapped() {
                 State::Live
             } else {
                 State::Freed

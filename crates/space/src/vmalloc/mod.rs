@@ -15,7 +15,8 @@
 //!   purge      one shootdown for all that is lazy; then frames, addresses, and chunks that became empty
 //! ```
 //!
-//! What takes more pages than a chunk gives, or a larger alignment, is in `large`.
+//! What takes more pages than a chunk gives, or a larger alignment, is in `large`. Given frames for a short time are mapped in chunks of their
+//! own (`map_ram`).
 //!
 //! # The states of an area, and who owns what in each
 //!
@@ -69,6 +70,7 @@ mod large;
 mod lazy;
 pub(crate) mod lock;
 mod look;
+mod map_ram;
 mod near;
 mod pages;
 mod poison;

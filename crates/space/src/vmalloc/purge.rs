@@ -28,7 +28,7 @@ use crate::shootdown::PAGE_LIMIT;
 /// What a purge has given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Purged {
-    /// Areas whose addresses are free.
+    /// Areas of which no CPU knows any more. Their addresses are free; those of a short mapping when all others near it are unmapped, too.
     pub areas: u64,
     /// Pages that they had.
     pub pages: u64,
@@ -42,6 +42,8 @@ pub struct Purged {
 struct Batch {
     first: u64,
     areas: u32,
+    /// Blocks of short mappings are among them.
+    blocks: bool,
 }
 
 /// How far to go.
@@ -108,6 +110,9 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
 
     /// Only the purger calls this.
     fn purge_all(&self, trim: Trim) -> Purged {
+        if trim == Trim::All {
+            self.close_blocks();
+        }
         let batch = self.gather();
         let mut purged = Purged::default();
         let large = self.gather_large();
@@ -151,7 +156,8 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
 
     /// Where the areas of a batch lie, if their pages are few enough to be forgotten one by one.
     fn span_of(&self, batch: &Batch) -> Option<VirtRange> {
-        if batch.areas > PAGE_LIMIT {
+        // Blocks have hundreds of mappings.
+        if batch.blocks || batch.areas > PAGE_LIMIT {
             return None;
         }
         let mut span: Option<VirtRange> = None;
@@ -168,12 +174,18 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
 
     /// Step 1.
     fn gather(&self) -> Batch {
-        let mut batch = Batch { first: 0, areas: 0 };
+        let mut batch = Batch {
+            first: 0,
+            areas: 0,
+            blocks: false,
+        };
         let mut next = self.dirty.take();
         while let Some(chunk) = self.linked(next) {
             next = chunk.dirty_next().load(Ordering::Relaxed);
             let lazy = take_lazy(chunk.lazy(), chunk.mark());
-            if lazy.iter().all(|word| *word == 0) {
+            let block = self.take_account(chunk);
+            batch.blocks |= block;
+            if !block && lazy.iter().all(|word| *word == 0) {
                 continue;
             }
             chunk.set_batch(lazy);
@@ -198,7 +210,9 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         let mut next = batch.first;
         while let Some(chunk) = self.linked(next) {
             next = chunk.purge_next().load(Ordering::Relaxed);
-            self.release_chunk(chunk, purged);
+            if !self.release_block(chunk, purged) {
+                self.release_chunk(chunk, purged);
+            }
         }
     }
 

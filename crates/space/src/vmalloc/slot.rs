@@ -7,6 +7,8 @@
 //!           publish (placed here)         free (anybody, once)           release (the purger, after the flush)
 //!   Free ------------------------> Live ----------------------> Lazy -----------------------------------> Free
 //!                                   '--- abandon: straight to Lazy, when its frames ran out ---^
+//!   Free ------------------------> Mapped --------------------> Lazy: the same for short mappings in a block (`map_ram`)
+//!                                           unmap (once)
 //! ```
 //!
 //! Areas have a guard page, so they are two pages long at least, and no two of a chunk begin in the same pair of pages: the pair's
@@ -32,6 +34,7 @@ const CALLER_SHIFT: u32 = 32;
 const FREE: u64 = 0;
 const LIVE: u64 = 1;
 const LAZY: u64 = 2;
+const MAPPED: u64 = 3;
 
 /// The most pages that an area in a chunk can have, without its guard.
 pub(super) const SMALL_PAGES: u64 = PAGES_MASK;
@@ -59,6 +62,14 @@ impl AreaWord {
         Self(self.0 | lead << LEAD_SHIFT)
     }
 
+    /// The word of a short mapping in a block.
+    #[inline]
+    pub(super) const fn mapped(first: u64, pages: u64, kind: u64, caller: u32) -> Self {
+        // Both of the state's bits are set in it.
+        Self(Self::live(first, pages, kind, 0, caller).0 | MAPPED)
+    }
+
+    /// Whether it is an area that is freed by `free`.
     #[inline]
     pub(super) const fn is_live(self) -> bool {
         self.0 & STATE == LIVE
@@ -73,6 +84,18 @@ impl AreaWord {
     #[inline]
     pub(super) const fn is_lazy(self) -> bool {
         self.0 & STATE == LAZY
+    }
+
+    /// Whether it is a short mapping, which is freed by `unmap`.
+    #[inline]
+    pub(super) const fn is_mapped(self) -> bool {
+        self.0 & STATE == MAPPED
+    }
+
+    /// Whether there is an area, in use or waiting for the purge.
+    #[inline]
+    pub(super) const fn is_known(self) -> bool {
+        self.0 & STATE != FREE
     }
 
     /// Whether an area begins, or began last, at `first`, which lies in the word's pair of pages.
@@ -149,6 +172,30 @@ impl AreaWord {
             let freed = found.with(LAZY, caller);
             // Acquire: the entries are as who published it left them. Release: who finds it freed learns by whom.
             match slot.compare_exchange(found.0, freed.0, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(found),
+                Err(other) => found = Self(other),
+            }
+        }
+    }
+
+    /// Takes the short mapping of `pages` pages at `first` away from all others. `Err`: what is there instead.
+    #[inline]
+    pub(super) fn unmap(
+        slot: &AtomicU64,
+        first: u64,
+        pages: u64,
+        caller: u32,
+    ) -> Result<Self, Self> {
+        let expected = Self::mapped(first, pages & PAGES_MASK, 0, 0).0;
+        let mut found = Self::load(slot);
+        loop {
+            let compared = STATE | 1 << ODD_SHIFT | PAGES_MASK << PAGES_SHIFT;
+            if found.0 & compared != expected || pages > PAGES_MASK {
+                return Err(found);
+            }
+            let lazy = found.with(LAZY, caller);
+            // As in `free`.
+            match slot.compare_exchange(found.0, lazy.0, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(found),
                 Err(other) => found = Self(other),
             }

@@ -5,3 +5,5 @@ mod failures;
 mod hostile;
 mod model;
 mod rig;
+mod short_mappings;
+mod short_model;

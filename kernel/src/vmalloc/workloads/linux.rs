@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use kspace::vmalloc::{AreaError, AreaRequest, FreeError, Kind};
+use kspace::vmalloc::{AreaError, AreaRequest, FreeError};
 use kspace_frames::zone::{Hooks, Request};
 use kspace_layout::{FRAME_SIZE, Pfn, VirtRange};
 
@@ -189,12 +189,12 @@ fn align_shift(areas: &Areas) -> Done {
 
 #[inline(never)]
 fn vm_map_ram(areas: &Areas, loops: u64, own: Pfn) -> Done {
-    let request = AreaRequest::new(FRAME_SIZE).kind(Kind::ShortLived);
     for _ in 0..loops {
         // SAFETY: the frame is the caller's, who frees it only after a purge.
-        let area = unsafe { areas.map(&request, |_| own)? };
+        let area = unsafe { areas.map_ram(1, |_| own)? };
         write(area, b'a');
-        free(areas, area)?;
+        // SAFETY: mapped just now, and not used any more.
+        unsafe { areas.unmap_ram(area.start(), 1)? };
     }
     Ok(loops)
 }

@@ -322,9 +322,8 @@ fn look_up(areas: &Areas, held: &[Held]) {
 /// Maps pages of this CPU's own, writes through the mapping, and reads through the direct map.
 fn short_lived(areas: &Areas, memory: &Memory, own: Pfn, dice: &mut Dice) {
     let pages = 1 + dice.below(OWN_PAGES);
-    let request = AreaRequest::new(pages * FRAME_SIZE).kind(Kind::ShortLived);
     // SAFETY: the frames are this CPU's until a purge after the last of these.
-    let range = match unsafe { areas.map(&request, |page| Pfn::new(own.as_u64() + page)) } {
+    let range = match unsafe { areas.map_ram(pages, |page| Pfn::new(own.as_u64() + page)) } {
         Ok(range) => range,
         Err(_) => return add(&REFUSED, 1),
     };
@@ -343,5 +342,10 @@ fn short_lived(areas: &Areas, memory: &Memory, own: Pfn, dice: &mut Dice) {
         add(&WRONG, u64::from(found != held.number.wrapping_add(page)));
     }
     add(&SHORT_LIVED, 1);
-    held.free(areas);
+    add(&WRONG, held.count_wrong(|number| number));
+    // SAFETY: mapped above, and not used any more.
+    let unmapped = unsafe { areas.unmap_ram(range.start(), pages) };
+    // SAFETY: as above: it must be refused.
+    let again = unsafe { areas.unmap_ram(range.start(), pages) };
+    add(&WRONG, u64::from(unmapped.is_err() || again.is_ok()));
 }

@@ -19,11 +19,7 @@ impl<K: Kernel, const CPUS: usize> Vmalloc<'_, K, CPUS> {
     ) -> Result<(), FreeError> {
         let by = Caller::of(caller);
         let taken = self.with_books(&self.off(), |books| books.take(start, by));
-        let entry = taken.map_err(|problem| FreeError {
-            address: start,
-            caller,
-            problem,
-        })?;
+        let entry = taken.map_err(|problem| FreeError::new(start, caller, problem))?;
         if self.is_poisoned(entry) {
             self.poison_range(entry.range);
         }

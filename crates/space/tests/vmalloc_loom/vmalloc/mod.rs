@@ -10,4 +10,13 @@ mod lazy;
 #[path = "../../../src/vmalloc/slot.rs"]
 mod slot;
 
+#[path = "."]
+mod map_ram {
+    #[path = "../../../src/vmalloc/map_ram/account.rs"]
+    pub mod account;
+    #[path = "../../../src/vmalloc/map_ram/open.rs"]
+    pub mod open;
+}
+
 mod models;
+mod short_mappings;
