@@ -32,6 +32,8 @@ pub(crate) struct RunOptions {
     pub(crate) cpus: Option<u32>,
     /// `--la57` or `--no-la57`: whether the CPU has 5-level paging.
     pub(crate) la57: Option<bool>,
+    /// `--example`: this kernel of examples/.
+    pub(crate) example: Option<String>,
     /// `--append`: words for the kernel's command line.
     pub(crate) append: Vec<String>,
     /// `--gdb`: wait for a debugger before the first instruction.
@@ -93,7 +95,8 @@ pub(crate) struct HostOptions {
 
 const VERBS: [&str; 4] = ["run", "test", "bench", "help"];
 const HOST_OPTIONS: [&str; 3] = ["--no-install", "--toolchain", "--help"];
-const RUN_OPTIONS: [&str; 8] = [
+const RUN_OPTIONS: [&str; 9] = [
+    "--example",
     "--mem",
     "--smp",
     "--la57",
@@ -145,6 +148,7 @@ fn parse_run(parser: &mut Parser) -> Result<Verb> {
             "--smp" => options.cpus = Some(cpus(&value(parser, "--smp")?)?),
             "--la57" => options.la57 = one_way(options.la57, true)?,
             "--no-la57" => options.la57 = one_way(options.la57, false)?,
+            "--example" => options.example = Some(value(parser, "--example")?),
             "--append" => options.append.push(value(parser, "--append")?),
             "--gdb" => options.gdb = true,
             "--icount" => options.icount = true,
@@ -269,6 +273,11 @@ fn refuse_nonsense(options: &RunOptions) -> Result {
     if options.icount && options.accel == AccelChoice::Kvm {
         return Err(Failure::usage(
             "run: --icount counts in TCG only, --accel kvm excludes it; drop one",
+        ));
+    }
+    if options.example.is_some() && !options.append.is_empty() {
+        return Err(Failure::usage(
+            "run: --example boots a kernel that takes no words, --append has some; drop one",
         ));
     }
     if options.icount && options.cpus.is_some_and(|cpus| cpus > 1) {
@@ -407,6 +416,10 @@ mod tests {
         refused(
             "run --icount --smp 2",
             "run: --icount repeats exactly on one CPU only, --smp asks for more; drop one",
+        );
+        refused(
+            "run --example multiboot2 --append nokaslr",
+            "run: --example boots a kernel that takes no words, --append has some; drop one",
         );
         refused("run --mem", "--mem needs a value after it");
         refused(

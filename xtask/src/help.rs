@@ -36,7 +36,7 @@ const RUN: &str = "  cargo xtask run                                  boot with 
   cargo xtask run --no-la57 --append nokaslr       4-level paging at Linux's default addresses
   cargo xtask run --gdb                            wait for a debugger before the first instruction
 
-usage: cargo xtask run [OPTIONS]
+usage: cargo xtask run [OPTIONS]                 cargo xtask run --example multiboot2 [OPTIONS]
 
   --mem SIZE       RAM of the machine: 64M, 5G (default 1G)
   --smp N          CPUs (default 1)
@@ -45,6 +45,7 @@ usage: cargo xtask run [OPTIONS]
   --append WORDS   add to the kernel's command line; may be repeated. Words: nokaslr, no5lvl, nogbpages, mem=SIZE, numa=off,
                    min_free_kbytes=N, show=TEXT,TEXT (zoneinfo, buddyinfo, iomem, meminfo), dmesg, halt, measure,
                    stress=ROUNDS, stress-frames=ROUNDS, seed=N, provoke=FAULT (a wrong one names them all)
+  --example NAME   boot a kernel of examples/ instead, by GRUB from a disc: multiboot2
   --gdb            start stopped, with a stub for gdb on localhost:1234
   --icount         count instructions (TCG): every run is the same, and one nanosecond of its clock is one instruction
   --accel NAME     auto, kvm or tcg (default auto: KVM if it runs a guest no slower than TCG does, else TCG)

@@ -25,23 +25,7 @@ impl Kernel {
     ///
     /// When it does not build, or cargo does not say where the file is.
     pub(crate) fn build(toolchain: &Toolchain) -> Result<Self> {
-        let mut command = toolchain.cargo("build");
-        command.args([
-            "--package",
-            "kspace-kernel",
-            "--features",
-            "boot",
-            "--profile",
-            "kernel",
-        ]);
-        command.arg("--message-format=json-render-diagnostics");
-        let output = quietly(&mut command, "the kernel does not build")?;
-        String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .rev()
-            .find_map(executable)
-            .map(|path| Self { path })
-            .ok_or_else(|| Failure::failed("cargo built the kernel and did not say where it is"))
+        build("kspace-kernel", "the kernel", toolchain).map(|path| Self { path })
     }
 
     /// The physical address of its first instruction: what its PVH note says (Xen, public/elfnote.h, XEN_ELFNOTE_PHYS32_ENTRY).
@@ -88,6 +72,23 @@ impl Kernel {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Builds the bare-metal program of a package; where it is. Messages call it `what`.
+///
+/// # Errors
+///
+/// When it does not build, or cargo does not say where the file is.
+pub(crate) fn build(package: &str, what: &str, toolchain: &Toolchain) -> Result<PathBuf> {
+    let mut command = toolchain.cargo("build");
+    command.args(["--package", package, "--features", "boot"]);
+    command.args(["--profile", "kernel"]);
+    command.arg("--message-format=json-render-diagnostics");
+    let output = quietly(&mut command, &format!("{what} does not build"))?;
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let program = messages.lines().rev().find_map(executable);
+    program
+        .ok_or_else(|| Failure::failed(format!("cargo built {what} and did not say where it is")))
 }
 
 /// The symbols between which the linker script puts each section (kernel/src/arch/x86_64/image.ld).

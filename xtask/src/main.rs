@@ -6,7 +6,7 @@
 //! ```text
 //!   run      test      bench          the verbs: parse nothing, decide what happens
 //!      \    /    \    /
-//!     kernel    oracle                the kernel's file; three readings of its page tables
+//!  kernel, example  oracle             the kernels' files; three readings of their page tables
 //!        |        |
 //!       qemu (machine, boot, paused, monitor, gdb)
 //!        |
@@ -18,6 +18,7 @@
 
 mod arguments;
 mod bench;
+mod example;
 mod failure;
 mod help;
 mod host;

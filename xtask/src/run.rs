@@ -1,4 +1,4 @@
-//! `cargo xtask run`: build the kernel, boot it, show its log, say how it ended.
+//! `cargo xtask run`: build the kernel, or one of the examples, boot it, show its log, say how it ended.
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use kspace_layout::PhysRange;
 
 use crate::arguments::{AccelChoice, RunOptions};
+use crate::example::Example;
 use crate::failure::{About, Failure, Result};
 use crate::host::packages;
 use crate::host::toolchain::{BARE_METAL, Toolchain};
@@ -32,25 +33,18 @@ pub(crate) fn run(options: &RunOptions) -> Result {
     let qemu = packages::program(QEMU.0, QEMU.1, install)?;
     let toolchain = Toolchain::find(BARE_METAL, options.host.toolchain, install)?;
     say(&format!("toolchain: {toolchain}"))?;
-    // The first build takes a while, and is silent.
-    say("building the kernel")?;
-    let begun = Instant::now();
-    let kernel = Kernel::build(&toolchain)?;
-    say(&format!(
-        "kernel: {}, built in {}",
-        shortened(kernel.path()),
-        seconds(begun.elapsed())
-    ))?;
     let (machine, why) = machine(options, &qemu)?;
-    refuse_too_little_memory(&machine, kernel.loaded_at()?)?;
+    let (mut command, program) = match &options.example {
+        Some(name) => example(name, &machine, &qemu, &toolchain, install)?,
+        None => reference(&machine, &qemu, &toolchain)?,
+    };
     say(&format!("machine: {}", described(&machine, &why)))?;
 
-    let mut command = machine.command(&qemu, kernel.path());
     let ended = if options.gdb {
         command.args(["-S", "-gdb", GDB]);
         say(&format!(
             "stopped before the first instruction; type: gdb {} -ex 'target remote :1234'",
-            shortened(kernel.path())
+            shortened(&program)
         ))?;
         attached(command)?
     } else if std::io::stdin().is_terminal() {
@@ -64,6 +58,36 @@ pub(crate) fn run(options: &RunOptions) -> Result {
         (ended.exit, ended.took)
     };
     conclude(ended)
+}
+
+/// Builds the reference kernel: the command that boots it, and its file.
+fn reference(machine: &Machine, qemu: &Path, toolchain: &Toolchain) -> Result<(Command, PathBuf)> {
+    // The first build takes a while, and is silent.
+    say("building the kernel")?;
+    let begun = Instant::now();
+    let kernel = Kernel::build(toolchain)?;
+    let path = kernel.path();
+    let (shown, took) = (shortened(path), seconds(begun.elapsed()));
+    say(&format!("kernel: {shown}, built in {took}"))?;
+    refuse_too_little_memory(machine, kernel.loaded_at()?)?;
+    Ok((machine.command(qemu, path), path.to_owned()))
+}
+
+/// The same of a kernel of examples/, which boots from a disc.
+fn example(
+    name: &str,
+    machine: &Machine,
+    qemu: &Path,
+    toolchain: &Toolchain,
+    install: bool,
+) -> Result<(Command, PathBuf)> {
+    say(&format!("building the example {name}"))?;
+    let begun = Instant::now();
+    let example = Example::build(name, toolchain, install)?;
+    let (disc, took) = (example.disc(), seconds(begun.elapsed()));
+    say(&format!("disc: {}, built in {took}", shortened(disc)))?;
+    let command = machine.command_of_disc(qemu, disc);
+    Ok((command, example.program().to_owned()))
 }
 
 /// Turns what was asked for into a machine; the text says why its accelerator was chosen.

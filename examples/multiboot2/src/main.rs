@@ -21,7 +21,7 @@ use core::slice;
 
 use kspace::areas::{DeviceCache, KernelStack, OwnedArea};
 use kspace::fault::PageFault;
-use kspace::one_cpu::{Boot, Space};
+use kspace::one_cpu::{Boot, Device, Space};
 use kspace::vmalloc::AreaRequest;
 use kspace_frames::{FirmwareEntry, MemoryMap};
 use kspace_layout::{AreaKind, KernelImage, LayoutBuilder, PagingMode, SectionKind};
@@ -45,7 +45,7 @@ extern "C" fn kernel_main(magic: u32, information: u32) -> ! {
     // SAFETY: the loader's information lies in the first GiB, and is read before any frame is taken.
     let information = must(unsafe { BootInformation::load(information as *const _) });
     let space = SPACE.call_once(|| move_in(&information));
-    use_it(space);
+    let _hpet = use_it(space);
     make_mistakes(space);
     println!("{}", must(space.verify()));
     println!("done");
@@ -116,8 +116,8 @@ fn image() -> KernelImage {
     ))
 }
 
-/// The direct map, memory from anywhere in one piece, a device.
-fn use_it(space: &'static Space) {
+/// The direct map, memory from anywhere in one piece, a device. The device is for keeps.
+fn use_it(space: &'static Space) -> Device {
     println!("{}", space.layout().block());
 
     // Virtually contiguous memory. It is freed when the value goes.
@@ -144,15 +144,16 @@ fn use_it(space: &'static Space) {
         "ioremap: {}, HPET by {vendor:04x}, {megahertz} MHz",
         hpet.range()
     );
+    hpet
 }
 
 /// What a page fault says when the library explains it.
 fn make_mistakes(space: &'static Space) {
+    let stack = must(KernelStack::new(space.areas(), 16 << 10));
     let area = must(OwnedArea::allocate(
         space.areas(),
         &AreaRequest::new(20_000),
     ));
-    let stack = must(KernelStack::new(space.areas(), 16 << 10));
     let freed = must(OwnedArea::allocate(space.areas(), &AreaRequest::new(1)));
     let start = freed.pointer().as_ptr();
     freed.free();

@@ -15,24 +15,30 @@ use crate::failure::{Failure, Result};
 ///
 /// When the program is missing and stays so; the message says what to type.
 pub(crate) fn program(program: &str, package: &str, install: bool) -> Result<PathBuf> {
-    if let Some(path) = find(program) {
-        return Ok(path);
+    needed(program, &[package], install, || find(program))
+}
+
+/// What `look` finds, which is in Debian's `packages` and is called `what` in messages; installs them when it finds nothing and `install`
+/// allows.
+///
+/// # Errors
+///
+/// When it finds nothing all the same; the message says what to type.
+pub(crate) fn needed<T>(
+    what: &str,
+    packages: &[&str],
+    install: bool,
+    look: impl Fn() -> Option<T>,
+) -> Result<T> {
+    if let Some(found) = look() {
+        return Ok(found);
     }
     if !install {
-        return Err(missing(
-            program,
-            &[package],
-            "--no-install keeps this machine as it is",
-        ));
+        let why = "--no-install keeps this machine as it is";
+        return Err(missing(what, packages, why));
     }
-    apt_install(program, &[package])?;
-    find(program).ok_or_else(|| {
-        missing(
-            program,
-            &[package],
-            "apt-get succeeded, yet it is not there",
-        )
-    })
+    apt_install(what, packages)?;
+    look().ok_or_else(|| missing(what, packages, "apt-get succeeded, yet it is not there"))
 }
 
 /// Installs `packages`, which `what` needs.
@@ -119,4 +125,23 @@ fn missing(what: &str, packages: &[&str], why: &str) -> Failure {
         "{what} is missing, and {why}; type, as root: apt-get install {}",
         packages.join(" ")
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_said_with_what_to_type() {
+        let packages = ["grub-pc-bin", "xorriso"];
+        let refused = needed("GRUB", &packages, false, || None::<()>);
+        let message = "kspace: GRUB is missing, and --no-install keeps this machine as it is; \
+                       type, as root: apt-get install grub-pc-bin xorriso";
+        let failure = refused.expect_err("nothing is found");
+        assert_eq!(
+            (failure.to_string().as_str(), failure.status()),
+            (message, 3)
+        );
+        assert_eq!(needed("GRUB", &packages, false, || Some(7)), Ok(7));
+    }
 }

@@ -17,6 +17,7 @@ mod walked;
 use std::path::Path;
 use std::time::Duration;
 
+use kspace_layout::PagingMode;
 use kspace_paging::Walker;
 
 use crate::failure::{Failure, Result};
@@ -24,6 +25,8 @@ use crate::kernel::Kernel;
 use crate::qemu::machine::Machine;
 use crate::qemu::paused::Paused;
 use guest::{GuestMemory, Root};
+pub(crate) use tlb::Leaf;
+use walked::WalkedPage;
 
 /// The line after which the kernel changes nothing more.
 const HALTED: &str = "kspace: halted";
@@ -184,6 +187,33 @@ fn compare_stopped(
     paused: &Paused,
     kernel: &Kernel,
 ) -> Result<Agreement> {
+    let read = read_stopped(paused)?;
+    let expected = expected::pages(configuration, read.mode, paused.log(), kernel)?;
+    expected::same_pages(&expected, &read.by_walker)?;
+    Ok(Agreement {
+        leaves: read.by_qemu.len(),
+        tables: read.tables,
+    })
+}
+
+/// Every leaf entry of any guest's page tables: stops it, and has QEMU's walker and ours agree on each.
+///
+/// # Errors
+///
+/// The first difference.
+pub(crate) fn leaves(paused: &Paused) -> Result<Vec<Leaf>> {
+    read_stopped(paused).map(|read| read.by_qemu)
+}
+
+/// The first two readings, which agree.
+struct Read {
+    mode: PagingMode,
+    by_qemu: Vec<Leaf>,
+    by_walker: Vec<WalkedPage>,
+    tables: usize,
+}
+
+fn read_stopped(paused: &Paused) -> Result<Read> {
     let mut monitor = paused.monitor()?;
     monitor.stop()?;
     let root = Root::of(&mut monitor)?;
@@ -195,11 +225,10 @@ fn compare_stopped(
     let by_walker = walked::pages(&Walker::new(root.mode, root.cr3, &memory))?;
     let tables = memory.frames_read()?;
     walked::same_leaves(&by_qemu, &by_walker)?;
-
-    let expected = expected::pages(configuration, root.mode, paused.log(), kernel)?;
-    expected::same_pages(&expected, &by_walker)?;
-    Ok(Agreement {
-        leaves: by_qemu.len(),
+    Ok(Read {
+        mode: root.mode,
+        by_qemu,
+        by_walker,
         tables,
     })
 }

@@ -45,6 +45,12 @@ pub(crate) struct Leaf {
 }
 
 impl Leaf {
+    /// Whether the entry allows both writes and execution.
+    pub(crate) fn is_write_execute(self) -> bool {
+        let (no_execute, writable) = (1 << 63, 1 << 1);
+        self.flags & (no_execute | writable) == writable
+    }
+
     /// What QEMU would show of the entry `raw`, which maps the page of `size` bytes at `virt`.
     pub(crate) fn of_entry(virt: u64, raw: u64, size: u64) -> Self {
         let shown = FLAGS.iter().fold(0, |mask, (bit, _)| mask | bit);
@@ -123,6 +129,14 @@ mod tests {
                 flags: 0x120
             }
         );
+    }
+
+    #[test]
+    fn what_can_be_written_and_executed_is_seen() {
+        let leaf = |letters: &str| Leaf::parse(&format!("0: 0 {letters}")).unwrap();
+        assert!(leaf("-G--A---W").is_write_execute());
+        assert!(!leaf("XG-DA---W").is_write_execute());
+        assert!(!leaf("-G--A----").is_write_execute());
     }
 
     #[test]

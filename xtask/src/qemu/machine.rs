@@ -51,6 +51,30 @@ impl Default for Machine {
 impl Machine {
     /// The command that runs `kernel` on this machine; the serial port and every other channel are the caller's to attach.
     pub(crate) fn command(&self, qemu: &Path, kernel: &Path) -> Command {
+        let mut command = self.hardware(qemu);
+        command.args(["-device", DEBUG_EXIT]);
+        command.arg("-kernel").arg(kernel);
+        if !self.append.is_empty() {
+            command.args(["-append", &self.append]);
+        }
+        command
+    }
+
+    /// The command that boots this machine from the disc image `disc`, whose boot loader gives the kernel no command line.
+    pub(crate) fn command_of_disc(&self, qemu: &Path, disc: &Path) -> Command {
+        let mut command = self.without_end(qemu, disc);
+        command.args(["-device", DEBUG_EXIT]);
+        command
+    }
+
+    /// The same without the device by which a kernel ends the machine: it stays as it is at its end.
+    pub(crate) fn without_end(&self, qemu: &Path, disc: &Path) -> Command {
+        let mut command = self.hardware(qemu);
+        command.arg("-cdrom").arg(disc);
+        command
+    }
+
+    fn hardware(&self, qemu: &Path) -> Command {
         let mut command = Command::new(qemu);
         command.args([
             "-nodefaults",
@@ -59,7 +83,7 @@ impl Machine {
             "none",
             "-no-reboot",
         ]);
-        command.args(["-machine", "q35", "-device", DEBUG_EXIT]);
+        command.args(["-machine", "q35"]);
         command.args([
             "-m",
             &format!("{}M", self.mem_mib),
@@ -81,10 +105,6 @@ impl Machine {
                 "1",
             ]),
         };
-        command.arg("-kernel").arg(kernel);
-        if !self.append.is_empty() {
-            command.args(["-append", &self.append]);
-        }
         command
     }
 
@@ -116,8 +136,9 @@ mod tests {
         assert_eq!(
             shown(&machine.command(Path::new("qemu"), Path::new("/k"))),
             "qemu -nodefaults -no-user-config -display none -no-reboot -machine q35 \
-             -device isa-debug-exit,iobase=0xf4,iosize=0x04 -m 5120M -smp 2 -cpu max,la57=off,pdpe1gb=off \
-             -accel tcg -icount shift=0,sleep=off -rtc clock=vm -seed 1 -kernel /k -append nokaslr mem=1G"
+             -m 5120M -smp 2 -cpu max,la57=off,pdpe1gb=off \
+             -accel tcg -icount shift=0,sleep=off -rtc clock=vm -seed 1 \
+             -device isa-debug-exit,iobase=0xf4,iosize=0x04 -kernel /k -append nokaslr mem=1G"
         );
     }
 }

@@ -2,6 +2,7 @@
 
 mod boot_table;
 mod boots;
+mod examples;
 mod fixmap;
 mod hostile_boots;
 mod machinery;
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::arguments::{HostOptions, TestOptions};
+use crate::example::Example;
 use crate::failure::{Failure, Result};
 use crate::host::packages;
 use crate::host::toolchain::{BARE_METAL, THIRTY_TWO_BIT, Toolchain};
@@ -104,8 +106,8 @@ fn steps() -> Vec<Check> {
         Check::new("format", |_| steps::format()),
         Check::new("tidy", |_| tidy::tidy()),
         Check::new("clippy, host", |_| steps::clippy_host()),
-        Check::new("clippy, kernel", |context| {
-            steps::clippy_kernel(&context.bare_metal()?)
+        Check::new("clippy, kernels", |context| {
+            steps::clippy_kernels(&context.bare_metal()?)
         }),
         Check::new("documentation", |_| steps::docs()),
         Check::new("host tests", |_| steps::host_tests()),
@@ -162,6 +164,7 @@ fn boots(all: bool) -> Vec<Check> {
         .chain(repeated)
         .chain(numa::checks())
         .chain(vmcoreinfo::checks())
+        .chain(examples::checks())
         .chain(oracle)
         .chain(all.then(vmalloc::long_soak))
         .collect()
@@ -173,6 +176,7 @@ struct Context {
     way: Option<crate::host::toolchain::Way>,
     qemu: OnceLock<std::result::Result<PathBuf, String>>,
     kernel: OnceLock<std::result::Result<Kernel, String>>,
+    example: OnceLock<std::result::Result<Example, String>>,
 }
 
 impl Context {
@@ -182,6 +186,7 @@ impl Context {
             way: options.toolchain,
             qemu: OnceLock::new(),
             kernel: OnceLock::new(),
+            example: OnceLock::new(),
         }
     }
 
@@ -198,6 +203,18 @@ impl Context {
             packages::program(QEMU.0, QEMU.1, self.install).map_err(|failure| failure.to_string())
         };
         self.qemu.get_or_init(find).clone().map_err(Failed::because)
+    }
+
+    /// The example multiboot2 on its disc.
+    fn example(&self) -> std::result::Result<&Example, Failed> {
+        let build = || {
+            let built = self
+                .bare_metal()
+                .and_then(|toolchain| Example::build("multiboot2", &toolchain, self.install));
+            built.map_err(|failure| failure.to_string())
+        };
+        let built = self.example.get_or_init(build).as_ref();
+        built.map_err(|reason| Failed::because(reason.clone()))
     }
 
     fn kernel(&self) -> std::result::Result<&Kernel, Failed> {

@@ -40,8 +40,8 @@ pub(crate) fn clippy_host() -> Outcome {
     Ok(Passed::one())
 }
 
-/// clippy on the kernel, for the machine it runs on.
-pub(crate) fn clippy_kernel(toolchain: &Toolchain) -> Outcome {
+/// clippy on the kernels, for the machine they run on.
+pub(crate) fn clippy_kernels(toolchain: &Toolchain) -> Outcome {
     // Debian's compiler comes without clippy; its own lints still are to be heard.
     let (verb, note) = match toolchain.way() {
         Way::Rustup | Way::RustSrc => ("clippy", ""),
@@ -50,21 +50,17 @@ pub(crate) fn clippy_kernel(toolchain: &Toolchain) -> Outcome {
             "by the compiler alone: Debian's rustc-web has no clippy",
         ),
     };
-    let mut command = toolchain.cargo(verb);
-    command.args([
-        "--quiet",
-        "--package",
-        "kspace-kernel",
-        "--features",
-        "boot",
-    ]);
-    command.args(["--profile", "kernel"]);
-    if verb == "clippy" {
-        command.args(["--", "--deny", "warnings"]);
-    }
-    let output = captured(&mut command)?;
-    if !output.status.success() || (verb == "check" && !output.stderr.is_empty()) {
-        return Err(Failed::because(said(&output)));
+    for package in ["kspace-kernel", "kspace-example-multiboot2"] {
+        let mut command = toolchain.cargo(verb);
+        command.args(["--quiet", "--package", package, "--features", "boot"]);
+        command.args(["--profile", "kernel"]);
+        if verb == "clippy" {
+            command.args(["--", "--deny", "warnings"]);
+        }
+        let output = captured(&mut command)?;
+        if !output.status.success() || (verb == "check" && !output.stderr.is_empty()) {
+            return Err(Failed::because(said(&output)));
+        }
     }
     Ok(Passed::noting(note))
 }
