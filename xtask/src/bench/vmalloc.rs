@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Loops of each workload.
 const LOOPS: u64 = 5000;
-/// Loops of one CPU when throughput is measured.
+/// When throughput is measured, it is in windows as long as so many loops with areas take one CPU.
 const SCALING_LOOPS: u64 = 300_000;
 
 /// Purges that each measured run must have.
@@ -180,15 +180,11 @@ impl Bench {
                 "bench: no line \"test-vmalloc: scaling: …\"",
             ));
         }
-        let areas = median(
-            rounds
-                .iter()
-                .map(|round| 2.0 * round.areas[0] / round.areas[1]),
-        );
+        let areas = median(rounds.iter().map(|round| round.areas[1] / round.areas[0]));
         let private = median(
             rounds
                 .iter()
-                .map(|round| 2.0 * round.private[0] / round.private[1]),
+                .map(|round| round.private[1] / round.private[0]),
         );
         let linux = peer.map(linux_scaling).transpose()?;
         let mut areas_row = row(
@@ -259,7 +255,7 @@ impl Run {
     }
 }
 
-/// `…: areas 2057880 ticks on 1 CPU, 2048960 on 2; private 3200014 on 1, 3200017 on 2`
+/// Loops in a window: `…: areas 300000 loops on 1 CPU, 590000 on 2; private 900000 on 1, 1800000 on 2`
 #[derive(Debug, PartialEq)]
 struct Round {
     areas: [f64; 2],
@@ -271,7 +267,7 @@ impl Round {
         let (_, rest) = line.split_once("test-vmalloc: scaling: round ")?;
         let (_, rest) = rest.split_once(": areas ")?;
         let (areas, private) = rest.split_once("; private ")?;
-        let (areas_one, areas_two) = areas.split_once(" ticks on 1 CPU, ")?;
+        let (areas_one, areas_two) = areas.split_once(" loops on 1 CPU, ")?;
         let (private_one, private_two) = private.split_once(" on 1, ")?;
         let number = |text: &str| text.split_whitespace().next()?.parse::<f64>().ok();
         Some(Self {
@@ -354,11 +350,11 @@ mod tests {
         };
         assert_eq!(Run::read(line, "vm_map_ram_test"), Some(run));
         assert_eq!(Run::read(line, "fix_size_alloc_test"), None);
-        let line = "[    4.1] test-vmalloc: scaling: round 5, 5000 loops on each CPU: areas 4052924 ticks on 1 CPU, 4005079 on 2; private 3200014 \
-                    on 1, 3200017 on 2";
+        let line = "[    4.1] test-vmalloc: scaling: round 5, in 4052924 ticks: areas 300004 loops on 1 CPU, 590079 on 2; private 900014 \
+                    on 1, 1800017 on 2";
         let round = Round {
-            areas: [4_052_924.0, 4_005_079.0],
-            private: [3_200_014.0, 3_200_017.0],
+            areas: [300_004.0, 590_079.0],
+            private: [900_014.0, 1_800_017.0],
         };
         assert_eq!(Round::read(line), Some(round));
     }
