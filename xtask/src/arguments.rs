@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
 
+use crate::example::EXAMPLES;
 use crate::failure::{Failure, Result};
 use crate::help::Topic;
 use crate::host::toolchain::Way;
@@ -148,7 +149,7 @@ fn parse_run(parser: &mut Parser) -> Result<Verb> {
             "--smp" => options.cpus = Some(cpus(&value(parser, "--smp")?)?),
             "--la57" => options.la57 = one_way(options.la57, true)?,
             "--no-la57" => options.la57 = one_way(options.la57, false)?,
-            "--example" => options.example = Some(value(parser, "--example")?),
+            "--example" => options.example = Some(example(value(parser, "--example")?)?),
             "--append" => options.append.push(value(parser, "--append")?),
             "--gdb" => options.gdb = true,
             "--icount" => options.icount = true,
@@ -318,6 +319,17 @@ fn cpus(text: &str) -> Result<u32> {
         })
 }
 
+fn example(name: String) -> Result<String> {
+    if EXAMPLES.contains(&name.as_str()) {
+        return Ok(name);
+    }
+    Err(Failure::usage(format!(
+        "run: no example is called \"{name}\"{}. All of them: {}",
+        hint(&name, &EXAMPLES),
+        EXAMPLES.join(" ")
+    )))
+}
+
 fn accel(text: &str) -> Result<AccelChoice> {
     match text {
         "auto" => Ok(AccelChoice::Auto),
@@ -399,6 +411,10 @@ mod tests {
         refused(
             "run --accel kmv",
             "run: no accelerator is called \"kmv\"; nearest: kvm. All of them: auto kvm tcg",
+        );
+        refused(
+            "run --example multiboot",
+            "run: no example is called \"multiboot\"; nearest: multiboot2. All of them: multiboot2",
         );
         refused("--mem", "expected a verb before --mem: run, test or bench");
     }

@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::failure::{About, Failure, Result};
+use crate::failure::{About, Result};
 use crate::host::command::{find, quietly};
 use crate::host::packages::needed;
 use crate::host::toolchain::Toolchain;
 use crate::kernel;
-use crate::nearest::hint;
 use crate::qemu::folder::Folder;
 
 /// The kernels, by the names of their folders.
@@ -31,19 +30,12 @@ pub(crate) struct Example {
 }
 
 impl Example {
-    /// Builds an example and makes its disc, with GRUB installed first where that is missing and may be done.
+    /// Builds the example `name`, one of [`EXAMPLES`], and makes its disc, with GRUB installed first where that is missing and may be done.
     ///
     /// # Errors
     ///
-    /// When there is no example of that name, something is missing, or it does not build.
+    /// When something is missing, or it does not build.
     pub(crate) fn build(name: &str, toolchain: &Toolchain, install: bool) -> Result<Self> {
-        if !EXAMPLES.contains(&name) {
-            return Err(Failure::usage(format!(
-                "run: no example is called \"{name}\"{}. All of them: {}",
-                hint(name, &EXAMPLES),
-                EXAMPLES.join(" ")
-            )));
-        }
         let maker = needed("GRUB for a boot disc", &PACKAGES, install, disc_maker)?;
         let package = format!("kspace-example-{name}");
         let program = kernel::build(&package, &format!("the example {name}"), toolchain)?;

@@ -10,6 +10,9 @@
 //!                                             '-- ranges: which addresses are free
 //! ```
 //!
+//! Where to begin: a kernel with one CPU finds all of this put together in [`one_cpu`], with an example. A kernel with several implements
+//! the traits of [`platform`], and puts it together itself, as [`one_cpu`]'s source does. Afterwards most need only [`areas`] and [`fault`].
+//!
 //! The crate decides *what* is mapped; how an entry looks is [`kspace_paging`]'s business, and where areas lie
 //! [`kspace_layout`]'s. It has no heap: all its books are in frames that it is given.
 

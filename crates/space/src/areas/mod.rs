@@ -8,6 +8,9 @@
 //! | [`KernelStack`] | `CONFIG_VMAP_STACK` | its own | writable |
 //! | [`Code`] | `execmem_alloc` | its own | written at another place; then sealed, and only then executable |
 //!
+//! All are made of a [`Vmalloc`](crate::vmalloc::Vmalloc), which a kernel has one of; [`one_cpu`](crate::one_cpu) shows where it comes from.
+//! What a fault in one of them means, [`fault`](crate::fault) says.
+//!
 //! [`VmallocInfo`] lists them all. [`OwnedArea::remap`] and [`IoMemory::remap`] map them in a [user space](crate::user), too.
 //!
 //! Every area ends at a page that is never mapped. The raw forms are [`Vmalloc`](crate::vmalloc::Vmalloc)'s own: `allocate`, `map`, `free`.
