@@ -69,6 +69,8 @@ pub fn cpu() -> OneCpu {
 unsafe extern "C" {
     /// Writes a byte; when that faults, it is not written.
     pub fn touch(address: *mut u8);
+    /// Goes on with `run` on another stack.
+    pub fn go_on(stack_top: u64, run: extern "C" fn() -> !) -> !;
     safe fn page_fault_entry();
 }
 

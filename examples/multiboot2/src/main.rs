@@ -8,7 +8,7 @@
 //!   main.rs       the address space: five steps, from the memory map to areas on demand
 //! ```
 //!
-//! To begin a kernel of your own, copy the folder, choose your own addresses in `layout`, and go on where `use_it` is. For several CPUs
+//! To begin a kernel of your own, copy the folder, choose your own addresses in `move_in`, and go on in `on_guarded_stack`. For several CPUs
 //! implement `kspace::platform` yourself, and replace `kspace::one_cpu` by its parts: its documentation says by which.
 
 #![no_std]
@@ -45,6 +45,15 @@ extern "C" fn kernel_main(magic: u32, information: u32) -> ! {
     // SAFETY: the loader's information lies in the first GiB, and is read before any frame is taken.
     let information = must(unsafe { BootInformation::load(information as *const _) });
     let space = SPACE.call_once(|| move_in(&information));
+    // Until here the stack was part of the image. From now on it has a page below it that is never mapped.
+    let stack = must(KernelStack::new(space.areas(), 64 << 10));
+    // SAFETY: nobody else has the stack; and it is never freed, as this function does not end.
+    unsafe { machine::go_on(stack.top().as_u64(), on_guarded_stack) }
+}
+
+/// The kernel proper: where one of your own goes on.
+extern "C" fn on_guarded_stack() -> ! {
+    let space = SPACE.get().expect("there is an address space");
     let _hpet = use_it(space);
     make_mistakes(space);
     println!("{}", must(space.verify()));
