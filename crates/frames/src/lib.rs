@@ -8,6 +8,23 @@
 //!   (start, size, type)         was reported                 top of a window downwards
 //! ```
 //!
+//! ```
+//! use kspace_frames::{EarlyFrames, FirmwareEntry, MemoryMap};
+//! use kspace_layout::{PhysAddr, PhysRange};
+//!
+//! // Code 1 is RAM, 2 reserved. The second entry overlaps the first; such things are repaired, and said.
+//! let said = [FirmwareEntry::new(0, 0x9_fc00, 1), FirmwareEntry::new(0x9_f000, 0x1000, 2), FirmwareEntry::new(1 << 20, 31 << 20, 1)];
+//! let mut map = MemoryMap::from_firmware(said, 40, |repair| println!("{repair}"))?;
+//! assert_eq!(map.ram_bytes(), 0x9_f000 + (31 << 20));
+//!
+//! let kernel = PhysRange::new(PhysAddr::new(2 << 20), 3 << 20);
+//! map.reserve(kernel)?;
+//! let frames = EarlyFrames::new(&map, PhysRange::new(PhysAddr::ZERO, 1 << 30));
+//! let frame = frames.allocate().expect("there is RAM");
+//! assert_eq!(frame.start(), PhysAddr::new((32 << 20) - 4096), "from the top down");
+//! # Ok::<(), kspace_frames::MapError>(())
+//! ```
+//!
 //! This crate knows no page tables and maps nothing. Everything is a plain value of fixed size: no allocation, no
 //! pointers inside, so a kernel that moves itself during boot may copy a [`MemoryMap`] as bytes.
 //!
