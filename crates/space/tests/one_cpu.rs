@@ -202,6 +202,38 @@ fn areas_are_used_and_all_of_them_comes_back() {
 }
 
 #[test]
+fn memory_can_be_used_up_and_comes_back() {
+    with_space(|space| {
+        let allocator = space.frames().allocator();
+        let free = || allocator.free_frames_exact() + allocator.cached_frames();
+        let use_up = || {
+            let mut areas = Vec::new();
+            for bytes in [1 << 20, 64 << 10, K4] {
+                let request = AreaRequest::new(bytes).zeroed();
+                while let Ok(area) = OwnedArea::allocate(space.areas(), &request) {
+                    areas.push(area);
+                }
+            }
+            space.verify().expect("every area on frames of its own");
+            assert_eq!(free(), 0, "all are in use");
+            areas
+                .iter()
+                .map(|area| area.range().size() / K4)
+                .sum::<u64>()
+        };
+        let first = use_up();
+        assert!(first > 3000, "{first} pages of {}", RAM / K4);
+        space.areas().purge();
+        assert!(free() as u64 >= first);
+        // The second time nothing is lost: books and tables are there or are made again.
+        let second = use_up();
+        assert!(second + 16 > first, "{first} pages, then {second}");
+        space.areas().purge();
+        assert_eq!(use_up(), second);
+    });
+}
+
+#[test]
 fn a_fault_is_explained_with_its_area() {
     with_space(|space| {
         let request = AreaRequest::new(1);

@@ -23,7 +23,8 @@ impl OneCpu {
     ///
     /// # Safety
     ///
-    /// - No other CPU runs kernel code; and interrupt handlers, if there are any, use nothing that is built on this value;
+    /// - No other CPU runs kernel code; and handlers of interrupts, if there are any, use nothing that is built on this value. Those of
+    ///   faults may [explain](super::Space::explain) them;
     /// - `features` is true, and `flush` returns when the CPU has done what the variant says.
     #[must_use]
     pub const unsafe fn new(

@@ -151,7 +151,7 @@ impl Space {
         ram.then(|| self.ground.memory.pointer(phys, bytes))?
     }
 
-    /// What a page fault means.
+    /// What a page fault means. Changes nothing and waits for no lock, so that the fault's handler can call it.
     #[must_use]
     pub fn explain(&self, fault: PageFault) -> Explanation {
         let walk = self.walker().walk(fault.address);
