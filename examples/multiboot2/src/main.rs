@@ -10,6 +10,9 @@
 //!
 //! To begin a kernel of your own, copy the folder, choose your own addresses in `move_in`, and go on in `on_guarded_stack`. For several CPUs
 //! implement `kspace::platform` yourself, and replace `kspace::one_cpu` by its parts: its documentation says by which.
+//!
+//! What it leaves out, to stay short: a check that the CPU has 64 bits and no-execute, a stack of their own for double faults (one that runs
+//! over the guard resets the machine), interrupts, and other boot loaders than those of a PC's BIOS.
 
 #![no_std]
 #![no_main]
