@@ -72,6 +72,9 @@ impl Pages {
         if self.is_none() {
             return None;
         }
+        if self.is_all() {
+            return Some(CHUNK_PAGES.ilog2());
+        }
         // Pages at which a run of 2^exponent pages begins.
         let (mut starts, mut exponent) = (self, 0);
         loop {

@@ -11,8 +11,9 @@
 use super::super::sync::{AtomicU64, Ordering};
 use super::account::BLOCK_PAGES;
 
-/// Bits of a books' address that are zero.
 const NEXT: u64 = 0xfff;
+/// What an address of a frame has at most: 52 bits of it are physical (Intel SDM vol. 3, section 4.1.4).
+const FRAME: u64 = (1 << 52) - 1 - NEXT;
 
 /// A CPU's block.
 pub(in super::super) struct OpenBlock(AtomicU64);
@@ -45,7 +46,7 @@ impl OpenBlock {
                 .0
                 .compare_exchange(word, word + need, Ordering::AcqRel, Ordering::Acquire)
             {
-                Ok(_) => return Some((word & !NEXT, word & NEXT)),
+                Ok(_) => return Some((word & FRAME, word & NEXT)),
                 Err(other) => word = other,
             }
         }
@@ -54,7 +55,7 @@ impl OpenBlock {
     /// The address of the books of the chunk in which this CPU maps. The chunk stays as long as interrupts are off.
     #[inline]
     pub(in super::super) fn books(&self) -> Option<u64> {
-        let books = self.0.load(Ordering::Acquire) & !NEXT;
+        let books = self.0.load(Ordering::Acquire) & FRAME;
         (books != 0).then_some(books)
     }
 
@@ -62,8 +63,8 @@ impl OpenBlock {
     pub(in super::super) fn exchange(&self, books: u64) -> Option<Closed> {
         let word = if books == 0 { BLOCK_PAGES } else { books };
         let old = self.0.swap(word, Ordering::AcqRel);
-        (old & !NEXT != 0).then_some(Closed {
-            books: old & !NEXT,
+        (old & FRAME != 0).then_some(Closed {
+            books: old & FRAME,
             next: old & NEXT,
         })
     }

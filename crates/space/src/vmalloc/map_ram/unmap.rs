@@ -26,21 +26,34 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// # Safety
     ///
     /// Nobody uses the mapping any more, and it is the caller's to unmap.
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     pub unsafe fn unmap_ram(&self, start: VirtAddr, pages: u64) -> Result<(), FreeError> {
         let caller = Location::caller();
-        if self.area().contains(start) && start.is_aligned(FRAME_SIZE) {
-            let off = self.off();
-            let page = page_of(start);
-            if let Some(chunk) = self.block_numbered(&off, self.number_of(start))
-                && self.unmap_in_block(&off, chunk, page, pages, Caller::of(caller))
-            {
-                self.count_unmapped(off, pages);
-                return Ok(());
+        match self.unmap_own(start, pages, Caller::of(caller)) {
+            Some(None) => Ok(()),
+            Some(Some(told)) => {
+                self.count_lazy(told);
+                Ok(())
             }
+            None => self.unmap_any(start, pages, caller),
         }
-        self.unmap_slow(start, pages, caller)
+    }
+
+    /// The way of nearly all: in the block that this CPU has. Unmapped pages to be told, if it is time to. `None`: nothing was done.
+    ///
+    /// Inlined, because it is short, and most callers know the number of pages when they are compiled.
+    #[inline(always)]
+    fn unmap_own(&self, start: VirtAddr, pages: u64, by: Caller) -> Option<Option<u64>> {
+        let off = self.off();
+        let arena = self.arena(&off);
+        let chunk = self.chunk(PhysAddr::new(arena.block().books()?));
+        // Addresses outside the area have numbers that no chunk has.
+        if chunk.number() != self.number_of(start) || !start.is_aligned(FRAME_SIZE) {
+            return None;
+        }
+        self.unmap_in_block(&off, chunk, page_of(start), pages, by)
+            .then(|| arena.count_freed(pages, self.batch))
     }
 
     /// Takes a mapping away that is as it is said to be. False: there is no such mapping.
@@ -65,7 +78,6 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     }
 
     /// Counts pages that were unmapped, and purges when it is time and interrupts are on.
-    #[inline(always)]
     pub(in crate::vmalloc) fn count_unmapped(&self, off: Off<K>, pages: u64) {
         let told = self.arena(&off).count_freed(pages, self.batch);
         drop(off);
@@ -74,27 +86,24 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         }
     }
 
-    /// The chunk with this number, most likely this CPU's block.
-    #[inline(always)]
-    fn block_numbered(&self, off: &Off<K>, number: u64) -> Option<Chunk<'a>> {
-        if let Some(books) = self.arena(off).block().books() {
-            let chunk = self.chunk(PhysAddr::new(books));
-            if chunk.number() == number {
-                return Some(chunk);
-            }
-        }
-        self.chunk_numbered(off, number)
-    }
-
-    /// Unmaps what is no mapping in a block, or says why nothing was unmapped.
+    /// Unmaps a mapping in any block, or what is none in a block, or says why nothing was unmapped.
     #[cold]
     #[inline(never)]
-    fn unmap_slow(
+    fn unmap_any(
         &self,
         start: VirtAddr,
         pages: u64,
         caller: &'static Location<'static>,
     ) -> Result<(), FreeError> {
+        if self.area().contains(start) && start.is_aligned(FRAME_SIZE) {
+            let (off, page) = (self.off(), page_of(start));
+            if let Some(chunk) = self.chunk_numbered(&off, self.number_of(start))
+                && self.unmap_in_block(&off, chunk, page, pages, Caller::of(caller))
+            {
+                self.count_unmapped(off, pages);
+                return Ok(());
+            }
+        }
         let problem = match self.find(start) {
             Some(AreaInfo {
                 range,
