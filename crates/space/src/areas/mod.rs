@@ -13,7 +13,8 @@
 //!
 //! [`VmallocInfo`] lists them all. [`OwnedArea::remap`] and [`IoMemory::remap`] map them in a [user space](crate::user), too.
 //!
-//! Every area ends at a page that is never mapped. The raw forms are [`Vmalloc`](crate::vmalloc::Vmalloc)'s own: `allocate`, `map`, `free`.
+//! Every area ends at a page that is never mapped. The raw forms are [`Vmalloc`](crate::vmalloc::Vmalloc)'s own: `allocate`, `map`, `free`; `map_ram`,
+//! `unmap_ram`.
 
 mod executable;
 mod ioremap;

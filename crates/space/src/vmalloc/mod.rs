@@ -58,6 +58,7 @@
 mod sync;
 
 mod allocate;
+mod apart;
 mod arena;
 mod arenas;
 mod caller;

@@ -6,6 +6,7 @@ use core::sync::atomic::AtomicBool;
 use kspace_layout::{FRAME_SIZE, PhysAddr, VirtAddr, VirtRange};
 use kspace_paging::{Editor, FrameSource, LeafBits, LeafTable, PhysMemory, Protection};
 
+use super::apart::Apart;
 use super::arena::Arena;
 use super::arenas::Arenas;
 use super::chunk::{Chunk, Words};
@@ -49,14 +50,14 @@ pub struct Vmalloc<'a, K: Kernel, const CPUS: usize> {
     shootdown: &'a Flusher<K, CPUS>,
     pub(super) index: Index,
     /// Addresses that no chunk and no large area has; and who may change the index. Taken first, if both are.
-    pub(super) space: Lock<Ranges<'a, K::Memory, &'a K::Frames>>,
-    pub(super) pool: Lock<Pool>,
-    pub(super) large: Large<'a, K::Memory, K::Frames>,
-    pub(super) dirty: DirtyStack,
+    pub(super) space: Apart<Lock<Ranges<'a, K::Memory, &'a K::Frames>>>,
+    pub(super) pool: Apart<Lock<Pool>>,
+    pub(super) large: Apart<Large<'a, K::Memory, K::Frames>>,
+    pub(super) dirty: Apart<DirtyStack>,
     /// Somebody purges.
-    pub(super) purging: AtomicBool,
+    pub(super) purging: Apart<AtomicBool>,
     /// Freed pages that wait for a purge, modulo 2^64, without what CPUs have not told yet.
-    pub(super) lazy: AtomicU64,
+    pub(super) lazy: Apart<AtomicU64>,
     /// Blocks that could not be given back, because the books on frames said otherwise.
     pub(super) lost: AtomicU64,
     /// Purges that had something to flush.
@@ -105,12 +106,12 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             tables,
             shootdown,
             index: Index::new(root, chunks),
-            space: Lock::new(ranges),
-            pool: Lock::new(Pool::new()),
-            large: Large::new(memory, frames),
-            dirty: DirtyStack::new(),
-            purging: AtomicBool::new(false),
-            lazy: AtomicU64::new(0),
+            space: Apart(Lock::new(ranges)),
+            pool: Apart(Lock::new(Pool::new())),
+            large: Apart(Large::new(memory, frames)),
+            dirty: Apart(DirtyStack::new()),
+            purging: Apart(AtomicBool::new(false)),
+            lazy: Apart(AtomicU64::new(0)),
             lost: AtomicU64::new(0),
             purges: AtomicU64::new(0),
             trimmed: AtomicU64::new(0),

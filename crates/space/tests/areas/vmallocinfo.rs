@@ -1,7 +1,7 @@
 //! The list of all areas, as text.
 
 use kspace::areas::{DeviceCache, IoMemory, KernelStack, OwnedArea, VmallocInfo};
-use kspace::vmalloc::{AreaRequest, Kind};
+use kspace::vmalloc::AreaRequest;
 use kspace_frames::zone::NodeId;
 use kspace_frames::{FirmwareEntry, MemoryMap};
 use kspace_layout::{PagingMode, Pfn, PhysAddr, VirtAddr, VirtRange};
@@ -39,9 +39,8 @@ fn rows_are_linuxs_and_in_order() {
         let (cache, io_at) = (DeviceCache::default(), line!() + 2);
         // SAFETY: there is no device, nor a CPU.
         let io = unsafe { IoMemory::new(rig.areas, &map, device, 8, cache) }.expect("room");
-        let request = AreaRequest::new(2 * K4).kind(Kind::ShortLived);
-        // SAFETY: nobody uses the area.
-        let short = unsafe { OwnedArea::map(rig.areas, &request, |page| Pfn::new(0x800 + page)) };
+        // SAFETY: nobody uses the frames.
+        let short = unsafe { OwnedArea::map_ram(rig.areas, 2, |page| Pfn::new(0x800 + page)) };
         let short = short.expect("room");
         let freed = OwnedArea::allocate(rig.areas, &AreaRequest::new(1)).expect("room");
         let freed_range = freed.range();
