@@ -51,9 +51,9 @@ pub mod zone;
 
 pub use allocator::{
     AddError, AllocError, BitWord, Block, Constraint, Contiguous, CpuSlot, Flags, FrameAllocator,
-    FrameId, FreeError, FreeProblem, HUGE_FRAMES, History, HugeId, HugePair, Local, MAX_REFERENCES,
-    MappedBlock, Metadata, MetadataSize, NewError, Order, OrderTooLarge, Owner, PinnedCpu, Record,
-    SharedBlock, TREE_FRAMES, TREE_HUGES, Tree, TreeId,
+    FrameId, FreeError, FreeProblem, HUGE_FRAMES, History, HugeId, HugePair, LONGEST_ROW, Local,
+    MAX_REFERENCES, MappedBlock, Metadata, MetadataSize, NewError, Order, OrderTooLarge, Owner,
+    PinnedCpu, Record, SharedBlock, TREE_FRAMES, TREE_HUGES, Tree, TreeId,
 };
 pub use early::{Counts, EarlyFrames, ReleaseError, WidenError};
 pub use entry::{FirmwareEntry, MemoryEntry, MemoryKind};

@@ -1,10 +1,14 @@
 //! Mapped blocks freed in one step: what is refused, and what the books say afterwards.
 
 mod allocator_books;
+mod xorshift;
 
 use allocator_books::Books;
-use kspace_frames::{Flags, FrameAllocator, FreeProblem, History, Order, Owner, PinnedCpu};
+use kspace_frames::{
+    Flags, FrameAllocator, FreeProblem, History, LONGEST_ROW, Order, Owner, PinnedCpu,
+};
 use kspace_layout::Pfn;
+use xorshift::Random;
 
 const FRAMES: usize = 4096;
 
@@ -203,5 +207,122 @@ fn what_a_cpu_keeps_is_taken_without_a_change_of_any_count() {
             Some(History::InUse { owner: Owner::VMALLOC, flags, references: 1, .. }) if flags.contains(Flags::MAPPED)
         ));
         drop(block);
+    });
+}
+
+/// Rows of all lengths, singles and runs, taken and given back at random on two CPUs, against a plain list of who has which frame.
+#[test]
+fn rows_are_of_their_length_and_nobody_elses() {
+    let books = Books::new(0, FRAMES, 2);
+    let allocator = books.allocator();
+    allocator.add(Pfn::new(0), FRAMES).expect("memory");
+    // SAFETY: the test is one thread, which uses each proof only between calls.
+    let pins = [0, 1].map(|number| unsafe { PinnedCpu::new(number) });
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let mut is_used = vec![false; FRAMES];
+    let mut live: Vec<(usize, usize)> = Vec::new();
+    let (mut rows, mut refused) = (0, 0);
+    for _ in 0..40_000 {
+        let of = allocator.local(&pins[random.below(2)]).expect("a CPU");
+        let used: usize = live.iter().map(|(_, len)| len).sum();
+        if random.below(FRAMES) >= used {
+            let len = match random.below(4) {
+                0 => 1 << random.below(9),
+                1 => 1,
+                _ => random.below(LONGEST_ROW - 1) + 2,
+            };
+            let first = if len > 1 && random.below(3) > 0 {
+                of.allocate_row(len, Owner::VMALLOC)
+            } else if len.is_power_of_two() {
+                let order = Order::largest_in(len).expect("not none");
+                let block = of.allocate(order, Owner::VMALLOC).ok();
+                block.map(|block| block.map_new().into_raw().0)
+            } else {
+                continue;
+            };
+            let Some(first) = first else {
+                refused += 1;
+                continue;
+            };
+            let first = first.as_u64() as usize;
+            for frame in &mut is_used[first..first + len] {
+                assert!(!std::mem::replace(frame, true), "{first} {len}");
+            }
+            live.push((first, len));
+            rows += 1;
+        } else if !live.is_empty() {
+            let (first, len) = live.swap_remove(random.below(live.len()));
+            is_used[first..first + len].fill(false);
+            // SAFETY: it came from `allocate_row` or `into_raw`, and nothing uses it.
+            let freed = unsafe { of.free_mapped_run(Pfn::new(first as u64), len) };
+            assert_eq!(freed, len);
+        }
+    }
+    assert!(rows > 10_000 && refused < rows / 10, "{rows} {refused}");
+    let used: usize = live.iter().map(|(_, len)| len).sum();
+    pins.iter().for_each(|pin| allocator.drain(pin));
+    assert_eq!(allocator.free_frames(), FRAMES - used);
+    for (first, len) in live {
+        // SAFETY: as above.
+        let freed = unsafe {
+            allocator
+                .local(&pins[0])
+                .expect("a CPU")
+                .free_mapped_run(Pfn::new(first as u64), len)
+        };
+        assert_eq!(freed, len);
+    }
+    pins.iter().for_each(|pin| allocator.drain(pin));
+    assert_eq!(allocator.free_frames(), FRAMES);
+    assert_eq!(allocator.free_huges(), FRAMES / 512);
+}
+
+#[test]
+fn rows_that_cannot_be_are_refused() {
+    with_allocator(|allocator, pin| {
+        let of = allocator.local(pin).expect("a CPU");
+        for len in [0, 1, LONGEST_ROW + 1, usize::MAX] {
+            assert!(of.allocate_row(len, Owner::VMALLOC).is_none());
+        }
+        // Of all memory in single frames every second one comes back: there is no row of two, and then one of three.
+        let take = || allocator.allocate(pin, Order::FRAME, Owner::VMALLOC).ok();
+        let mut all: Vec<_> = std::iter::from_fn(take).collect();
+        assert_eq!(all.len(), FRAMES);
+        all.retain(|block| block.pfn().as_u64() % 2 == 1);
+        allocator.drain(pin);
+        assert!(of.allocate_row(2, Owner::VMALLOC).is_none());
+        assert!(of.allocate_row(2, Owner::VMALLOC).is_none());
+        all.retain(|block| block.pfn() != Pfn::new(1001));
+        let row = of.allocate_row(3, Owner::VMALLOC);
+        assert_eq!(row, Some(Pfn::new(1000)));
+        assert!(of.allocate_row(2, Owner::VMALLOC).is_none());
+        // SAFETY: it was allocated just now.
+        assert_eq!(unsafe { of.free_mapped_run(Pfn::new(1000), 3) }, 3);
+    });
+}
+
+/// A search remembers where it was in vain, but a request fails only when there is nothing.
+#[test]
+fn runs_come_back_after_searches_in_vain() {
+    with_allocator(|allocator, pin| {
+        let take = || allocator.allocate(pin, Order::FRAME, Owner::USER).ok();
+        let mut all: Vec<_> = std::iter::from_fn(take).collect();
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        for _ in 0..20 {
+            for order in (1..=8).map(Order::new) {
+                assert!(allocator.allocate(pin, order, Owner::USER).is_err());
+                // Frames of one such run come back, in no order.
+                let first = random.below(FRAMES >> order.get()) << order.get();
+                all.retain(|block| {
+                    !(first..first + order.frames()).contains(&(block.pfn().as_u64() as usize))
+                });
+                let run = allocator
+                    .allocate(pin, order, Owner::USER)
+                    .expect("it is free");
+                assert_eq!(run.pfn().as_u64() as usize, first);
+                run.split(Order::FRAME, |block| all.push(block))
+                    .expect("a larger one");
+            }
+        }
     });
 }

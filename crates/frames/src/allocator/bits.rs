@@ -170,6 +170,29 @@ fn aligned_run(free: u64, len: usize, fit: Fit) -> Option<usize> {
     (chosen != 0).then(|| chosen.trailing_zeros() as usize)
 }
 
+/// The first bit from which `len` bits of `free` are set.
+#[inline]
+fn row_in(free: u64, len: usize) -> Option<usize> {
+    let (mut starts, mut have) = (free, 1);
+    while have < len && starts != 0 {
+        let step = have.min(len - have);
+        starts &= starts.checked_shr(step as u32).unwrap_or(0);
+        have += step;
+    }
+    (starts != 0).then(|| starts.trailing_zeros() as usize)
+}
+
+/// What a look for a run has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// There is one at this place, or a little after it.
+    At(usize),
+    /// There are some, but none that fits.
+    NoneThatFits,
+    /// There is none.
+    None,
+}
+
 /// The words of one huge frame.
 #[derive(Clone, Copy)]
 pub(super) struct HugeBits<'a>(pub(super) &'a [BitWord]);
@@ -218,11 +241,11 @@ impl HugeBits<'_> {
 
     /// Where [`claim_run`](Self::claim_run) has a chance, only looking: in the first word that has a run that fits, else in the first that has
     /// any. What is longer than a word is taken as it comes.
-    pub(super) fn look_for_run(self, len: usize, fit: Fit) -> Option<usize> {
+    pub(super) fn look_for_run(self, len: usize, fit: Fit) -> Sight {
         if len > WORD {
             let is_free = |words: &[BitWord]| words.iter().all(|word| word.load() == 0);
             let found = self.0.chunks(len / WORD).position(is_free);
-            return found.map(|index| index * len);
+            return found.map_or(Sight::None, |index| Sight::At(index * len));
         }
         let mut second = None;
         for (index, word) in self.0.iter().enumerate() {
@@ -232,13 +255,39 @@ impl HugeBits<'_> {
             }
             let (fitting, all) = runs(free, len);
             if fitting != 0 {
-                return Some(index * WORD);
+                return Sight::At(index * WORD);
             }
             if all != 0 {
                 second = second.or(Some(index * WORD));
             }
         }
-        second.filter(|_| fit == Fit::Any)
+        match second {
+            Some(place) if fit == Fit::Any => Sight::At(place),
+            Some(_) => Sight::NoneThatFits,
+            None => Sight::None,
+        }
+    }
+
+    /// Where the first `len` free frames in a row are, wherever they begin; 512 at most.
+    pub(super) fn look_for_row(self, len: usize) -> Option<usize> {
+        // How many free frames there are in a row before this word.
+        let mut before = 0;
+        for (index, word) in self.0.iter().enumerate() {
+            let (used, start) = (word.load(), index * WORD);
+            let more = used.trailing_zeros() as usize;
+            if before + more >= len {
+                return Some(start - before);
+            }
+            if used == 0 {
+                before += WORD;
+                continue;
+            }
+            if let Some(at) = row_in(!used, len) {
+                return Some(start + at);
+            }
+            before = used.leading_zeros() as usize;
+        }
+        None
     }
 
     /// Claims `len` frames (a power of two, below 512) that begin at a multiple of `len`, first trying at `place`; the first one's number.
@@ -254,7 +303,10 @@ impl HugeBits<'_> {
             if found.is_some() {
                 return found;
             }
-            place = self.look_for_run(len, fit)?;
+            let Sight::At(next) = self.look_for_run(len, fit) else {
+                return None;
+            };
+            place = next;
         }
     }
 
@@ -316,8 +368,39 @@ fn masks(at: usize, len: usize) -> impl Iterator<Item = (usize, u64)> {
 
 #[cfg(all(test, not(feature = "loom")))]
 mod tests {
-    use super::{Fit, aligned_run, crumbs, lowest, masks};
+    use super::{BitWord, Fit, HugeBits, WORDS, aligned_run, crumbs, lowest, masks};
     use std::vec::Vec;
+
+    #[test]
+    fn rows_agree_with_trying_every_place() {
+        let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+        for round in 0..600 {
+            let bits: [BitWord; WORDS] = core::array::from_fn(|_| {
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                // Free rows of all lengths: nothing, single frames, a few, whole words.
+                let used = match (seed >> 60) % 4 {
+                    0 => 0,
+                    1 => seed,
+                    2 => seed & seed.rotate_left(17) & seed.rotate_left(31),
+                    _ => 1 << (seed % 64),
+                };
+                let word = BitWord::default();
+                word.set(used);
+                word
+            });
+            let is_free = |at: usize| bits[at / 64].load() >> (at % 64) & 1 == 0;
+            for len in (1..=512).step_by(1 + round % 7) {
+                let mut row = 0;
+                let first = (0..512).find_map(|at| {
+                    row = if is_free(at) { row + 1 } else { 0 };
+                    (row == len).then(|| at + 1 - len)
+                });
+                assert_eq!(HugeBits(&bits).look_for_row(len), first, "{len}");
+            }
+        }
+    }
 
     #[test]
     fn runs_agree_with_trying_every_place() {

@@ -15,6 +15,11 @@
 //!
 //! Every change is one read-modify-write, so old and new value are known exactly; what it means for the tree's counts is
 //! in [`Change`].
+//!
+//! **Searches in vain.** Bits 10 to 13 of a half remember the smallest order of which a search found no run there, plus nothing when none
+//! was made; the next search for such a run passes by. Whoever gives frames back forgets it, in the same step, so a half whose frames are
+//! all free is 0. It is noted only where the counter is as it was when the search began; frames given back and others taken meanwhile can make
+//! that so by chance, and then a run is overlooked until the next frame comes back: searches that would fail look again without it.
 
 use super::index::{HUGE_FRAMES, HugeId, Order};
 use super::sync::{AcqRel, Acquire, AtomicU32, Relaxed, Release};
@@ -23,6 +28,21 @@ const FULL: u32 = HUGE_FRAMES as u32;
 const WHOLE: u32 = 0x8000;
 const RESERVED: u32 = 0xc000;
 const HALF: u32 = 0xffff;
+const VAIN_SHIFT: u32 = 10;
+const VAIN: u32 = 0b1111 << VAIN_SHIFT;
+
+/// A half without what it remembers of searches.
+#[inline]
+const fn count_of(half: u32) -> u32 {
+    half & !VAIN
+}
+
+/// Whether a half remembers that there is no run of this order.
+#[inline]
+const fn has_none(half: u32, order: u32) -> bool {
+    // Nothing remembered wraps around to more than any order.
+    ((half & VAIN) >> VAIN_SHIFT).wrapping_sub(1) < order
+}
 
 /// The counters of two neighbouring huge frames.
 #[derive(Debug, Default)]
@@ -60,6 +80,7 @@ impl Change {
 
     #[inline]
     fn between(old: u32, new: u32) -> Self {
+        let (old, new) = (count_of(old), count_of(new));
         Self {
             whole: i16::from(new == 0) - i16::from(old == 0),
             partial: i16::from(is_partial(new)) - i16::from(is_partial(old)),
@@ -83,7 +104,7 @@ fn is_partial(half: u32) -> bool {
 
 #[inline]
 fn fill(half: u32) -> Fill {
-    match half {
+    match count_of(half) {
         0 => Fill::Free,
         FULL => Fill::Full,
         RESERVED => Fill::Reserved,
@@ -91,6 +112,10 @@ fn fill(half: u32) -> Fill {
         _ => Fill::Whole,
     }
 }
+
+/// A half as it was at some time.
+#[derive(Clone, Copy)]
+pub(super) struct Seen(u32);
 
 /// One huge frame's half of its pair.
 #[derive(Clone, Copy)]
@@ -123,15 +148,21 @@ impl HugePair {
         [bits & HALF == 0, bits >> 16 == 0]
     }
 
-    /// How many frames are free in the even and the odd one, if that is at least `least` (1 or more) but not all; else 0.
+    /// How many frames are free in the even and the odd one, if that is not all, but as many as a run of `order` has, and no search for
+    /// such a run was in vain; else 0.
     #[inline]
-    pub(super) fn free_in_partial(&self, least: usize) -> [usize; 2] {
+    pub(super) fn free_in_partial(&self, order: Order) -> [usize; 2] {
         let bits = self.0.load(Relaxed);
+        let least = order.frames() as u32;
         [bits & HALF, bits >> 16].map(|half| {
             // Whatever is no count of used frames wraps around to more than all.
-            let free = FULL.wrapping_sub(half);
-            let is_so = free.wrapping_sub(least as u32) < FULL - least as u32;
-            if is_so { free as usize } else { 0 }
+            let free = FULL.wrapping_sub(count_of(half));
+            let is_so = free.wrapping_sub(least) < FULL - least;
+            if is_so && !has_none(half, order.get().into()) {
+                free as usize
+            } else {
+                0
+            }
         })
     }
 
@@ -168,7 +199,7 @@ impl Counter<'_> {
     pub(super) fn reserve(self, least: usize, most: usize) -> Option<(usize, Change)> {
         let mut old = self.pair.0.load(Relaxed);
         loop {
-            let half = (old >> self.shift) & HALF;
+            let half = count_of((old >> self.shift) & HALF);
             if half >= FULL {
                 return None;
             }
@@ -187,10 +218,40 @@ impl Counter<'_> {
     /// Gives `count` frames back, whose bits are clear already.
     #[inline]
     pub(super) fn give(self, count: usize) -> Change {
-        let count = count as u32;
-        let old = self.pair.0.fetch_sub(count << self.shift, AcqRel);
-        let half = (old >> self.shift) & HALF;
-        Change::between(half, half - count)
+        let count = (count as u32) << self.shift;
+        let mut old = self.pair.0.load(Relaxed);
+        loop {
+            let new = (old - count) & !(VAIN << self.shift);
+            match self.pair.0.compare_exchange_weak(old, new, AcqRel, Relaxed) {
+                Ok(_) => {
+                    return Change::between((old >> self.shift) & HALF, (new >> self.shift) & HALF);
+                }
+                Err(now) => old = now,
+            }
+        }
+    }
+
+    /// What the half says now, for [`note_vain`](Self::note_vain), and how many frames are free, if that is as many as a run of `order` has and not
+    /// all, and no search for such a run was in vain.
+    #[inline]
+    pub(super) fn partly_free(self, order: Order) -> Option<Seen> {
+        let half = (self.pair.0.load(Acquire) >> self.shift) & HALF;
+        let least = order.frames() as u32;
+        let free = FULL.wrapping_sub(count_of(half));
+        let is_so = free.wrapping_sub(least) < FULL - least;
+        (is_so && !has_none(half, order.get().into())).then_some(Seen(half))
+    }
+
+    /// Remembers that a search for runs of `order` was in vain, which began when the half was as it was seen; not if it is another one now.
+    #[cold]
+    pub(super) fn note_vain(self, seen: Seen, order: Order) {
+        let old = self.pair.0.load(Relaxed);
+        if (old >> self.shift) & HALF == seen.0 {
+            let half = count_of(seen.0) | u32::from(order.get()) << VAIN_SHIFT;
+            let new = old & !(HALF << self.shift) | half << self.shift;
+            // It is only a hint: whoever comes between has changed the other half, or this one.
+            let _ = self.pair.0.compare_exchange(old, new, AcqRel, Relaxed);
+        }
     }
 
     /// Takes all 512 frames as one, if all are free.

@@ -207,11 +207,9 @@ impl FrameId {
     /// The largest order of a block that can begin here and has at most `frames` frames (at least 1).
     #[must_use]
     pub(super) fn largest_block(self, frames: usize) -> Order {
-        let mut order = Order::largest_in(frames).unwrap_or(Order::FRAME);
-        while !self.is_aligned(order) {
-            order = order.smaller().unwrap_or(Order::FRAME);
-        }
-        order
+        let fits = Order::largest_in(frames).unwrap_or(Order::FRAME);
+        let aligned = Order::try_new(self.0.trailing_zeros()).unwrap_or(Order::MAX);
+        fits.min(aligned)
     }
 
     /// The frame `count` further on.

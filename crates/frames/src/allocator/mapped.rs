@@ -1,6 +1,7 @@
-//! Mapped blocks by number, many in one call: what an area's page tables remember of its frames when they are given back.
+//! Mapped blocks by number, many in one call: what areas are filled with, and what their page tables remember when frames are given back.
 //!
 //! ```text
+//!   allocate_row       | 4 | 64     | 32 |      frames in a row, from one place, as the largest blocks that can begin there
 //!   free_mapped_each   | 7 | 912 | 44 | ...     blocks anywhere, by their first frames: mostly single frames, to the CPU's stack
 //!   free_mapped_run    | 64      | 32 | 4 |     blocks one behind the other: one change of bits and counters for all of them
 //! ```
@@ -9,11 +10,35 @@ use kspace_layout::Pfn;
 
 use super::allocate::Local;
 use super::index::{FrameId, HUGE_FRAMES, Order};
+use super::record::Owner;
 
 /// From so many frames in a row on, they go back to the bits at once, and not by way of the CPU's stack.
 const LONG_RUN: usize = 8;
 
+/// The longest row: half a huge frame.
+pub const LONGEST_ROW: usize = HUGE_FRAMES / 2;
+
 impl Local<'_, '_> {
+    /// `frames` frames one behind the other, from 2 to [`LONGEST_ROW`], that begin anywhere: as blocks that are marked as mapped, each as
+    /// large as can begin where it begins. Returns the first frame. `None` when there is no such row at hand: there may be some elsewhere,
+    /// and there may be blocks.
+    #[must_use = "the frames leak unless they are freed by number"]
+    pub fn allocate_row(&self, frames: usize, owner: Owner) -> Option<Pfn> {
+        if !(2..=LONGEST_ROW).contains(&frames) {
+            return None;
+        }
+        let first = self.allocator.find_row(self.pin, self.slot, frames)?;
+        let (mut at, end) = (first, first.plus(frames));
+        while at < end {
+            let order = at.largest_block(end.get() - at.get());
+            if let Some(record) = self.allocator.record(at) {
+                record.hand_out_mapped(order, owner);
+            }
+            at = at.plus(order.frames());
+        }
+        Some(self.allocator.pfn(first))
+    }
+
     /// Takes back the mapped blocks that begin at these frames, one after the other, up to the first that cannot be taken back: because it
     /// has no number here, or its record says that no mapped block begins there, or that it is shared. Returns how many blocks, and how
     /// many frames they had.

@@ -51,6 +51,7 @@ pub use huge::HugePair;
 pub use index::{
     FrameId, HUGE_FRAMES, HugeId, Order, OrderTooLarge, TREE_FRAMES, TREE_HUGES, TreeId,
 };
+pub use mapped::LONGEST_ROW;
 pub use metadata::{Metadata, MetadataSize, NewError};
 pub use record::{Flags, History, MAX_REFERENCES, Owner, Record};
 pub use span::FrameAllocator;

@@ -58,6 +58,8 @@ enum Want {
     Partial,
     /// Wholly free ones.
     Whole,
+    /// Partly free ones, also those where the last search was in vain.
+    Overlooked,
 }
 
 impl Want {
@@ -65,7 +67,7 @@ impl Want {
     fn is_in(self, tree: &Tree) -> bool {
         let (whole, partial) = tree.counts();
         match self {
-            Self::Fitting | Self::Partial => partial > 0,
+            Self::Fitting | Self::Partial | Self::Overlooked => partial > 0,
             Self::Whole => whole > 0,
         }
     }
@@ -82,6 +84,8 @@ impl FrameAllocator<'_> {
                     Want::Fitting => self.take_crumbs(tree, want, places),
                     Want::Partial => self.take_partial(tree, want, places),
                     Want::Whole => self.take_breaking(tree, want, places),
+                    // No single frame can be overlooked.
+                    Want::Overlooked => 0,
                 };
                 (got > 0).then_some(got)
             });
@@ -107,6 +111,7 @@ impl FrameAllocator<'_> {
                     Want::Fitting => return self.take_run(tree, order, Fit::Exact),
                     Want::Partial => self.take_run(tree, order, Fit::Any),
                     Want::Whole => self.take_run_breaking(tree, order),
+                    Want::Overlooked => self.take_overlooked_run(tree, order),
                 }?;
                 self.remember_run(slot, found.huge(), order);
                 Some(found)
@@ -124,10 +129,41 @@ impl FrameAllocator<'_> {
         } else {
             Fit::Any
         };
-        match self.counter(huge).fill() {
-            Fill::Partial(free) if free >= order.frames() => self.take_run_in(huge, order, fit),
-            _ => None,
-        }
+        self.take_run_in(huge, order, fit)
+    }
+
+    /// Takes `len` frames in a row, 2 to 256: from the huge frame that the last run or row came from, or else from this CPU's own tree; or
+    /// from a whole one anywhere, or as they come nearby.
+    pub(super) fn find_row(&self, pin: &PinnedCpu, slot: &CpuSlot, len: usize) -> Option<FrameId> {
+        let again = remembered_run(slot).and_then(|(huge, _)| self.take_row_in(huge, len));
+        let found = match again {
+            Some(found) => found,
+            None => self.search_row(pin, slot, len)?,
+        };
+        self.count_free(Some(slot), -(len as isize));
+        Some(found)
+    }
+
+    #[cold]
+    fn search_row(&self, pin: &PinnedCpu, slot: &CpuSlot, len: usize) -> Option<FrameId> {
+        let home = &slot.homes.small;
+        let own = self.home(home);
+        let trees = || self.upwards(pin, own);
+        let mut take = |tree, kind| match kind {
+            Want::Whole => self.take_row_breaking(tree, len),
+            _ => self.take_row(tree, len),
+        };
+        let found = own
+            .and_then(|own| take(own, Want::Partial))
+            .or_else(|| own.and_then(|own| take(own, Want::Whole)))
+            .or_else(|| self.settle_in(pin, home, trees(), Want::Whole, &mut take))
+            .or_else(|| {
+                let of_others = || trees().take(NEARBY_RUNS);
+                let partly = of_others().find_map(|tree| take(tree, Want::Partial));
+                partly.or_else(|| of_others().find_map(|tree| take(tree, Want::Whole)))
+            })?;
+        self.remember_run(slot, found.huge(), Order::new(8));
+        Some(found)
     }
 
     /// Remembers where a run was found, unless there may be longer ones where one was found before: else runs of different orders would
@@ -208,7 +244,8 @@ impl FrameAllocator<'_> {
         if let Some(got) = self.settle_in(pin, home, trees(), Want::Whole, &mut take) {
             return Some(got);
         }
-        [Want::Partial, Want::Whole].into_iter().find_map(|kind| {
+        let kinds = [Want::Partial, Want::Whole, Want::Overlooked];
+        kinds.into_iter().find_map(|kind| {
             trees()
                 .filter(|&tree| kind.is_in(self.tree(tree)))
                 .find_map(|tree| take(tree, kind))

@@ -7,7 +7,7 @@
 //! free in crumbs. For huge frames: one whose neighbour is not free, so that pairs stay for order 10.
 
 use super::FrameAllocator;
-use super::bits::{Fit, WORD};
+use super::bits::{Fit, Sight, WORD};
 use super::cache::Places;
 use super::huge::{Change, Fill};
 use super::index::{FrameId, HUGE_FRAMES, HugeId, Order, TREE_HUGES, TreeId};
@@ -16,7 +16,7 @@ impl FrameAllocator<'_> {
     /// Takes up to `want` single frames that fit from partly free huge frames of the tree; how many.
     pub(super) fn take_crumbs(&self, tree: TreeId, want: usize, to: &mut Places<'_>) -> usize {
         let mut got = 0;
-        for huge in self.partials(tree, 1) {
+        for huge in self.partials(tree, Order::FRAME) {
             let crumbs = self.bits(huge).crumbs();
             if crumbs > 0 {
                 got += self.take_singles(huge, crumbs.min(want - got), to);
@@ -31,7 +31,7 @@ impl FrameAllocator<'_> {
     /// Takes up to `want` single frames from partly free huge frames of the tree; how many.
     pub(super) fn take_partial(&self, tree: TreeId, want: usize, to: &mut Places<'_>) -> usize {
         let mut got = 0;
-        for huge in self.partials(tree, 1) {
+        for huge in self.partials(tree, Order::FRAME) {
             got += self.take_singles(huge, want - got, to);
             if got == want {
                 break;
@@ -64,8 +64,23 @@ impl FrameAllocator<'_> {
 
     /// Takes a run of `order`, 1 to 8, from a partly free huge frame of the tree.
     pub(super) fn take_run(&self, tree: TreeId, order: Order, fit: Fit) -> Option<FrameId> {
-        self.partials(tree, order.frames())
+        self.partials(tree, order)
             .find_map(|huge| self.take_run_in(huge, order, fit))
+    }
+
+    /// The same, with a look also at those where the last search was in vain.
+    pub(super) fn take_overlooked_run(&self, tree: TreeId, order: Order) -> Option<FrameId> {
+        let first = tree.first_huge().get();
+        let huges = (first..first + TREE_HUGES).map(HugeId::new);
+        huges
+            .filter(|huge| matches!(self.counter(*huge).fill(), Fill::Partial(_)))
+            .find_map(|huge| {
+                let Sight::At(place) = self.bits(huge).look_for_run(order.frames(), Fit::Any)
+                else {
+                    return None;
+                };
+                self.take_run_at(huge, place, order, Fit::Any)
+            })
     }
 
     /// Takes a run of `order`, 1 to 8, from a wholly free huge frame of the tree.
@@ -78,11 +93,64 @@ impl FrameAllocator<'_> {
         None
     }
 
-    /// Takes a run of `order`, 1 to 8, from a huge frame that is partly free.
+    /// Takes a run of `order`, 1 to 8, from a huge frame, if it is partly free and no search there was in vain.
     pub(super) fn take_run_in(&self, huge: HugeId, order: Order, fit: Fit) -> Option<FrameId> {
+        let counter = self.counter(huge);
+        let seen = counter.partly_free(order)?;
         // Most that cannot be had are seen without a write.
-        let place = self.bits(huge).look_for_run(order.frames(), fit)?;
-        self.take_run_at(huge, place, order, fit)
+        match self.bits(huge).look_for_run(order.frames(), fit) {
+            Sight::At(place) => self.take_run_at(huge, place, order, fit),
+            Sight::NoneThatFits => None,
+            Sight::None => {
+                counter.note_vain(seen, order);
+                None
+            }
+        }
+    }
+
+    /// Takes `len` frames in a row (2 to 256) from a partly free huge frame of the tree.
+    pub(super) fn take_row(&self, tree: TreeId, len: usize) -> Option<FrameId> {
+        self.partials(tree, order_of_row(len))
+            .find_map(|huge| self.take_row_in(huge, len))
+    }
+
+    /// Takes `len` frames in a row (2 to 256) from a wholly free huge frame of the tree.
+    pub(super) fn take_row_breaking(&self, tree: TreeId, len: usize) -> Option<FrameId> {
+        while let Some(huge) = self.lonely(tree) {
+            if let Some(frame) = self.take_row_at(huge, 0, len) {
+                return Some(frame);
+            }
+        }
+        None
+    }
+
+    /// Takes `len` frames in a row (2 to 256) from a huge frame, if it is partly free and no search there was in vain.
+    pub(super) fn take_row_in(&self, huge: HugeId, len: usize) -> Option<FrameId> {
+        let counter = self.counter(huge);
+        let seen = counter.partly_free(order_of_row(len))?;
+        match self.bits(huge).look_for_row(len) {
+            Some(at) => self.take_row_at(huge, at, len),
+            None => {
+                counter.note_vain(seen, order_of_row(len));
+                None
+            }
+        }
+    }
+
+    /// Takes the `len` frames from `at`, or whichever are free when others have come between.
+    fn take_row_at(&self, huge: HugeId, mut at: usize, len: usize) -> Option<FrameId> {
+        let (_, mut change) = self.counter(huge).reserve(len, len)?;
+        let mut claimed = self.bits(huge).claim_range(at, len);
+        while !claimed {
+            let Some(next) = self.bits(huge).look_for_row(len) else {
+                change = change.and(self.counter(huge).give(len));
+                break;
+            };
+            at = next;
+            claimed = self.bits(huge).claim_range(at, len);
+        }
+        self.tree(huge.tree()).note(change);
+        claimed.then(|| huge.first_frame().plus(at))
     }
 
     fn take_run_at(&self, huge: HugeId, place: usize, order: Order, fit: Fit) -> Option<FrameId> {
@@ -182,13 +250,14 @@ impl FrameAllocator<'_> {
         claimed
     }
 
-    /// The huge frames of the tree that are partly free, with at least `least` free frames, from the fullest to the emptiest. They are put in
-    /// order as they are asked for: mostly the first will do.
-    fn partials(&self, tree: TreeId, least: usize) -> impl Iterator<Item = HugeId> + use<> {
+    /// The huge frames of the tree that are partly free, with at least as many free frames as a run of `order` has, from the fullest to the
+    /// emptiest; without those where a search for such a run was in vain. They are put in order as they are asked for: mostly the first
+    /// will do.
+    fn partials(&self, tree: TreeId, order: Order) -> impl Iterator<Item = HugeId> + use<> {
         let mut ranks = [0; TREE_HUGES];
         let mut len = 0;
         for (index, pair) in self.pairs(tree).iter().enumerate() {
-            for (place, free) in (2 * index..).zip(pair.free_in_partial(least)) {
+            for (place, free) in (2 * index..).zip(pair.free_in_partial(order)) {
                 if free > 0 {
                     ranks[len] = (free * TREE_HUGES + place) as u16;
                     len += 1;
@@ -218,4 +287,9 @@ impl FrameAllocator<'_> {
         }
         paired
     }
+}
+
+/// By which order it is remembered that a row was searched for in vain: the smallest one of which a run would have room for it.
+fn order_of_row(len: usize) -> Order {
+    Order::largest_in(len.next_power_of_two()).unwrap_or(Order::FRAME)
 }

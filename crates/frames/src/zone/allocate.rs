@@ -94,11 +94,24 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
         if let Some(block) = zone.frames().allocate_kept(cpu, order, request.owner) {
             return Some(block);
         }
-        let kept = zone.kept(zone.low(), highest) + order.frames() as u64 - 1;
-        if !has_more(zone.frames(), kept) {
+        if !is_above_low(zone, highest, order.frames() as u64) {
             return None;
         }
         zone.frames().allocate(cpu, order, request.owner, None)
+    }
+
+    /// The zone that is asked first for memory near `home` up to the kind `highest`, if its low mark holds after so many frames were taken from
+    /// it. Who has that may take them there without further questions.
+    #[inline]
+    #[must_use]
+    pub fn first_above_low(
+        &self,
+        home: NodeId,
+        highest: ZoneKind,
+        frames: u64,
+    ) -> Option<&'z Zone<A>> {
+        self.first(home, highest)
+            .filter(|zone| is_above_low(zone, highest, frames))
     }
 
     #[cold]
@@ -273,6 +286,12 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
 fn is_above<A: ZoneFrames>(zone: &Zone<A>, search: &Search<'_>, mark: Mark) -> bool {
     let kept = zone.kept(level(zone, mark), search.highest) + search.order.frames() as u64 - 1;
     has_more(zone.frames(), kept)
+}
+
+/// The same for the low mark, as requests begin.
+#[inline]
+fn is_above_low<A: ZoneFrames>(zone: &Zone<A>, highest: ZoneKind, frames: u64) -> bool {
+    has_more(zone.frames(), zone.kept(zone.low(), highest) + frames - 1)
 }
 
 /// Whether more than `kept` frames are free.

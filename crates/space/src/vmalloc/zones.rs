@@ -3,7 +3,7 @@
 use core::marker::PhantomData;
 
 use kspace_frames::zone::{Hooks, NodeId, Nodes, Request, Shortage, Zone, ZoneKind, Zones};
-use kspace_frames::{Block, FrameAllocator, Order, Owner, PinnedCpu};
+use kspace_frames::{Block, FrameAllocator, LONGEST_ROW, Order, Owner, PinnedCpu};
 use kspace_layout::{Pfn, PhysAddr};
 use kspace_paging::FrameSource;
 
@@ -12,6 +12,9 @@ use crate::platform::Interrupts;
 
 /// A page for a table, or for books.
 const PAGE: Request = Request::order(0).zeroed().owner(Owner::PAGE_TABLE);
+
+/// Fewer frames than these are taken one by one: each is at hand, and a row has to be looked for.
+const SHORTEST_ROW: u64 = 8;
 
 /// What a guard that keeps interrupts off has for the frame allocator.
 pub trait Pinned {
@@ -101,6 +104,17 @@ impl<P: Interrupts<Off: Pinned>, H: Hooks> AreaZones<'_, P, H> {
         Some(first)
     }
 
+    /// Frames in a row, of the zone that is asked first, if that has so many above its low mark.
+    fn take_row(&self, guard: &P::Off, home: NodeId, frames: u64, want: Want) -> Option<Pfn> {
+        let zone = self.zones.first_above_low(home, ZoneKind::Normal, frames)?;
+        let local = zone.frames().local(guard.pin()).ok()?;
+        let first = local.allocate_row(frames as usize, want.owner)?;
+        if want.zeroed {
+            self.hooks.zero(first, frames);
+        }
+        Some(first)
+    }
+
     #[inline(never)]
     fn take_any(&self, guard: &P::Off, home: NodeId, order: Order, want: Want) -> Option<Pfn> {
         let mut request = Request::order(order.get().into()).owner(want.owner);
@@ -169,6 +183,39 @@ unsafe impl<P: Interrupts<Off: Pinned>, H: Hooks> AreaFrames for AreaZones<'_, P
         let local = self.allocator(guard.home(), first)?.local(guard.pin());
         // SAFETY: the caller's contract: it came from `take`, which gave up the value, and nothing leads to it any more.
         unsafe { local.ok()?.free_mapped(first) }
+    }
+
+    fn take_run(
+        &self,
+        guard: &P::Off,
+        frames: u64,
+        want: Want,
+        each: &mut impl FnMut(Pfn, u64),
+    ) -> u64 {
+        let home = want.node.unwrap_or_else(|| guard.home());
+        let mut left = frames;
+        let mut largest = Order::MAX;
+        while left > 0 {
+            let row = left.min(LONGEST_ROW as u64);
+            let (first, len) = if row < SHORTEST_ROW {
+                (self.take(guard, Order::FRAME, want), 1)
+            } else if let Some(first) = self.take_row(guard, home, row, want) {
+                (Some(first), row)
+            } else {
+                let order = Order::largest_in(left as usize).unwrap_or(Order::FRAME);
+                largest = largest.min(order);
+                (self.take(guard, largest, want), largest.frames() as u64)
+            };
+            match (first, largest.smaller()) {
+                (Some(first), _) => {
+                    each(first, len);
+                    left -= len;
+                }
+                (None, Some(smaller)) if row >= SHORTEST_ROW => largest = smaller,
+                (None, _) => break,
+            }
+        }
+        frames - left
     }
 
     unsafe fn give_run(&self, guard: &P::Off, first: Pfn, frames: u64) -> u64 {

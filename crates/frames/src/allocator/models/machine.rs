@@ -101,6 +101,30 @@ fn loom_a_request_to_drain_is_followed_and_loses_nothing() {
     });
 }
 
+#[test]
+fn loom_two_cpus_take_rows_and_give_them_back() {
+    check(Some(2), || {
+        let frames = machine();
+        // Each row has a part of its own in one huge frame that is broken already.
+        let first = frames.allocate(&cpu(0), Order::FRAME, Owner::USER).unwrap();
+        #[allow(unsafe_code)] // The models are the callers here.
+        let take_and_give = |frames: &FrameAllocator<'_>, number, len| {
+            let pin = cpu(number);
+            let local = frames.local(&pin).unwrap();
+            let row = local.allocate_row(len, Owner::VMALLOC)?;
+            // SAFETY: it was allocated just now.
+            assert_eq!(unsafe { local.free_mapped_run(row, len) }, len);
+            Some(row)
+        };
+        let other = frames.clone();
+        let taker = thread::spawn(move || take_and_give(&other, 1, 100));
+        assert!(take_and_give(&frames, 0, 70).is_some());
+        assert!(taker.join().unwrap().is_some());
+        first.free(&cpu(0)).unwrap();
+        all_back(&frames);
+    });
+}
+
 /// Gives a block back by `give`, while another CPU wants all memory as one: it gets it only when no bit is set any more.
 fn whole_against(order: Order, give: fn(&FrameAllocator<'_>, Block<'_>)) {
     check(Some(2), move || {

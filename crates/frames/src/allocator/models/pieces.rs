@@ -6,7 +6,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
-use super::super::bits::{BitWord, Fit, HugeBits, WORDS};
+use super::super::bits::{BitWord, Fit, HugeBits, Sight, WORDS};
 use super::super::huge::{Change, Fill, HugePair};
 use super::super::index::{HUGE_FRAMES, Order};
 use super::super::record::{FreedBy, Owner, Record};
@@ -211,6 +211,59 @@ fn loom_a_run_that_does_not_fit_leaves_nothing_behind() {
                 Fill::Partial(left)
             }
         );
+    });
+}
+
+/// Looks for a run, and takes note when there is none.
+fn search(huge: &Huge, order: Order) {
+    let counter = huge.pair.half(EVEN);
+    if let Some(seen) = counter.partly_free(order)
+        && huge.bits().look_for_run(order.frames(), Fit::Any) == Sight::None
+    {
+        counter.note_vain(seen, order);
+    }
+}
+
+/// Whether a search that heeds what others took note of finds a run.
+fn finds(huge: &Huge, order: Order) -> bool {
+    huge.pair.half(EVEN).partly_free(order).is_some()
+        && huge.bits().look_for_run(order.frames(), Fit::Any) != Sight::None
+}
+
+#[test]
+fn loom_a_search_in_vain_hides_no_run_that_comes_back() {
+    check(None, || {
+        // The last frame is free, and the one before it is being given back.
+        let huge = Huge::new(4);
+        huge.pair.half(EVEN).reserve(2, 2).unwrap();
+        assert!(huge.bits().claim_range(HUGE_FRAMES - 4, 1));
+        assert!(huge.bits().claim_range(HUGE_FRAMES - 2, 1));
+        let pair = Order::new(1);
+        assert!(!finds(&huge, pair));
+        let other = huge.clone();
+        let searcher = thread::spawn(move || search(&other, pair));
+        huge.give(HUGE_FRAMES - 2);
+        searcher.join().unwrap();
+        assert!(finds(&huge, pair));
+    });
+}
+
+#[test]
+fn loom_a_search_in_vain_keeps_no_huge_frame_from_being_whole() {
+    check(Some(3), || {
+        // Two frames in use, so that there is no half.
+        let huge = Huge::new(HUGE_FRAMES);
+        huge.pair.half(EVEN).reserve(2, 2).unwrap();
+        assert!(huge.bits().claim_range(0, 1));
+        assert!(huge.bits().claim_range(HUGE_FRAMES / 2, 1));
+        let half = Order::new(8);
+        let other = huge.clone();
+        let searcher = thread::spawn(move || search(&other, half));
+        huge.give(0);
+        huge.give(HUGE_FRAMES / 2);
+        searcher.join().unwrap();
+        assert_eq!(huge.pair.half(EVEN).fill(), Fill::Free);
+        assert!(huge.pair.take_both().is_some());
     });
 }
 
