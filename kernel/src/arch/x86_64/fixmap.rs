@@ -24,6 +24,7 @@ pub fn slots() -> Option<&'static Slots<'static, PageFormat>> {
 /// # Errors
 ///
 /// [`BringUpError`].
+#[inline(never)] // What edits tables takes much stack, which its caller keeps for good.
 pub fn bring_up(handoff: &'static Handoff, memory: Window) -> Result<(), BringUpError> {
     static MEMORY: Once<Window> = Once::new();
     static FRAMES: Once<TableFrames<'static, Window>> = Once::new();

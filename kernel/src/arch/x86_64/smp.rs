@@ -9,6 +9,7 @@ use crate::info;
 pub const FIRST_INTERRUPT_MICROSECONDS: u64 = 100;
 
 /// Turns on the boot CPU's local APIC, masks the controllers that came before it, and starts the other CPUs.
+#[inline(never)] // What edits tables takes much stack, which its caller keeps for good.
 pub fn start(handoff: &'static Handoff, memory: &Window) {
     let features = &handoff.features;
     shootdown::describe(
