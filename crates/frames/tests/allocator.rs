@@ -302,7 +302,7 @@ fn a_kernel_without_memory_for_the_books_is_told_both_sizes() {
     // 4096 frames: a slot of 1024 bytes, a tree (64 with the gap after it), 16 pairs, 256 words, 4096 records.
     assert_eq!(
         error.to_string(),
-        "frames: metadata of 19584 bytes is needed for 4096 frames and 1 CPUs, 11392 were given for 2048 and 1"
+        "frames: metadata of 20608 bytes is needed for 4096 frames and 1 CPUs, 12416 were given for 2048 and 1"
     );
     assert_eq!(
         FrameAllocator::new(Pfn::new(0), 0, books.metadata())

@@ -75,10 +75,10 @@ fn whole_large_pages_are_used_and_holes_left_out() {
             "200000-30ffff, 1 MiB, page 4k",
             "400000-7fffff, 4 MiB, page 2M",
             "800000-82ffff, 192 KiB, page 4k",
-            // 3456 bytes of slots, 1152 of trees, 8448 of counters, bits of DMA; bits of DMA32 from 15104 to the hole at
-            // 114944; then those of Normal, from 146176 to 283392.
-            "1000000000-100001bfff, 112 KiB, page 4k",
-            "1000023000-1000045fff, 140 KiB, page 4k",
+            // 6528 bytes of slots, 1152 of trees, 8448 of counters, bits of DMA; bits of DMA32 from 18176 to the hole at
+            // 118016; then those of Normal, from 149248 to 286464.
+            "1000000000-100001cfff, 116 KiB, page 4k",
+            "1000024000-1000045fff, 136 KiB, page 4k",
         ]
     );
 }

@@ -50,14 +50,37 @@ impl Local<'_, '_> {
     #[inline]
     #[allow(unsafe_code)] // An unsafe fn is how a promise is asked for; its body has no unsafe operation.
     pub unsafe fn free_mapped_each(&self, blocks: &[Pfn]) -> (usize, usize) {
-        let mut frames = 0;
-        for (done, first) in blocks.iter().enumerate() {
-            let Some(order) = self.free_mapped_at(*first) else {
+        let (mut done, mut frames) = (0, 0);
+        loop {
+            let singles = self.free_mapped_singles(&blocks[done..]);
+            done += singles;
+            frames += singles;
+            // Another order, a full stack, or what is refused; or the end.
+            let order = blocks
+                .get(done)
+                .and_then(|first| self.free_mapped_at(*first));
+            let Some(order) = order else {
                 return (done, frames);
             };
+            done += 1;
             frames += order.frames();
         }
-        (blocks.len(), frames)
+    }
+
+    /// Takes back the mapped single frames that `blocks` begins with, up to what is no such frame, or has no room on this CPU's stack; how
+    /// many.
+    #[inline(always)]
+    fn free_mapped_singles(&self, blocks: &[Pfn]) -> usize {
+        let allocator = self.allocator;
+        let (base, records, by) = (allocator.base, allocator.meta.records, self.pin.freed_by);
+        let taken_back = |first: &Pfn| {
+            let number = usize::try_from(first.as_u64().wrapping_sub(base)).ok()?;
+            let record = records.get(number)?;
+            record.take_back_mapped_single(by).then_some(number)
+        };
+        self.slot
+            .small
+            .push_some(blocks.iter().map_while(taken_back))
     }
 
     /// Takes back the mapped block that begins at `first`; its order. `None` when it cannot be taken back, as above.

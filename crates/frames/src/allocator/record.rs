@@ -253,6 +253,17 @@ impl Record {
         taken.is_ok().then_some(order)
     }
 
+    /// As [`take_back_mapped`](Self::take_back_mapped), for a single frame only. Whether it was one.
+    #[inline(always)]
+    pub(super) fn take_back_mapped_single(&self, by: FreedBy) -> bool {
+        let old = self.0.load(Relaxed);
+        if old & CHECKED != in_use(Order::FRAME, Owner(0)) | MAPPED {
+            return false;
+        }
+        let new = old.wrapping_add(by.0.wrapping_sub(MAPPED));
+        self.0.compare_exchange(old, new, AcqRel, Relaxed).is_ok()
+    }
+
     /// What it says.
     #[must_use]
     pub fn history(&self) -> History {
