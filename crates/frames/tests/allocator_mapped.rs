@@ -326,3 +326,40 @@ fn runs_come_back_after_searches_in_vain() {
         }
     });
 }
+
+#[test]
+fn frames_are_counted_by_owner() {
+    with_allocator(|allocator, pin| {
+        let owners = [
+            Owner::PAGE_TABLE,
+            Owner::STACK,
+            Owner::VMALLOC,
+            Owner::new(31),
+        ];
+        let mut random = Random(0x2545_f491_4f6c_dd1d);
+        let mut held: Vec<kspace_frames::Block<'_>> = Vec::new();
+        let mut counts = [0; 4];
+        let mut of: Vec<usize> = Vec::new();
+        for round in 0..600 {
+            if round % 3 == 2 {
+                let place = random.below(held.len());
+                counts[of.swap_remove(place)] -= held[place].order().frames();
+                held.swap_remove(place).free(pin).expect("in use");
+            } else {
+                let (owner, order) = (
+                    random.below(4),
+                    Order::new([0, 0, 0, 2, 5, 9, 10][random.below(7)]),
+                );
+                let Ok(block) = allocator.allocate(pin, order, owners[owner]) else {
+                    continue;
+                };
+                counts[owner] += order.frames();
+                held.push(block);
+                of.push(owner);
+            }
+            let found = owners.map(|owner| allocator.frames_of(owner));
+            assert_eq!(found, counts);
+            assert_eq!(allocator.frames_of(Owner::CACHE), 0);
+        }
+    });
+}

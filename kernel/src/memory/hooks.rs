@@ -4,7 +4,7 @@ use core::cell::Cell;
 
 use kspace_frames::zone::{Hooks, Shortage, ZoneKind};
 use kspace_frames::{FrameAllocator, Order};
-use kspace_layout::{FRAME_SIZE, Pfn};
+use kspace_layout::Pfn;
 
 use super::{FrameZone, Memory};
 use crate::{arch, vmalloc};
@@ -31,17 +31,9 @@ impl KernelHooks {
     /// Writes the zeros that the request asked for.
     #[inline]
     pub(super) fn write_zeros(&self) {
-        let Some((first, frames)) = self.to_zero.get() else {
-            return;
-        };
-        let bytes = frames * FRAME_SIZE;
-        let pointer = self
-            .memory
-            .window
-            .pointer(first.start(), bytes)
-            .expect("the direct map has all RAM of the zones");
-        // SAFETY: the frames are RAM in the direct map, and the caller's alone.
-        unsafe { pointer.write_bytes(0, bytes as usize) };
+        if let Some((first, frames)) = self.to_zero.get() {
+            self.memory.zero(first, frames);
+        }
     }
 
     fn kept_by_cpus(&self) -> u64 {

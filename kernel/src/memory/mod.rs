@@ -25,7 +25,7 @@ mod tables;
 
 use kspace_frames::zone::{Nodes, Request, Zone, ZoneError, Zones};
 use kspace_frames::{AddError, Block, FrameAllocator, FreeError, FreeProblem, Order};
-use kspace_layout::Pfn;
+use kspace_layout::{FRAME_SIZE, Pfn};
 use spin::Once;
 
 use crate::arch::{self, Window};
@@ -89,8 +89,20 @@ impl Memory {
     /// # Errors
     ///
     /// [`ZoneError`].
-    #[inline]
+    #[inline(always)]
     pub fn allocate(&'static self, request: &Request) -> Result<Block<'static>, ZoneError> {
+        let kept = arch::pinned(|pin| self.zones.allocate_kept(pin, arch::home_node(), request));
+        let Some(block) = kept else {
+            return self.allocate_any(request);
+        };
+        if request.is_zeroed() {
+            self.zero(block.pfn(), block.order().frames() as u64);
+        }
+        Ok(block)
+    }
+
+    #[inline(never)]
+    fn allocate_any(&'static self, request: &Request) -> Result<Block<'static>, ZoneError> {
         let hooks = KernelHooks::new(self);
         let block =
             arch::pinned(|pin| self.zones.allocate(pin, arch::home_node(), request, &hooks))?;
@@ -98,12 +110,21 @@ impl Memory {
         Ok(block)
     }
 
+    /// Fills frames with zeros, which are the caller's alone.
+    fn zero(&self, first: Pfn, frames: u64) {
+        let bytes = frames * FRAME_SIZE;
+        let pointer = self.window.pointer(first.start(), bytes);
+        let pointer = pointer.expect("the direct map has all RAM of the zones");
+        // SAFETY: the frames are RAM in the direct map, and the caller's alone.
+        unsafe { pointer.write_bytes(0, bytes as usize) };
+    }
+
     /// Gives a block back by way of this CPU's own stacks; dropping it does so without.
     ///
     /// # Panics
     ///
     /// When somebody else has freed it, through a bare number: from then on nobody knows whose the frames are.
-    #[inline]
+    #[inline(always)]
     pub fn free(&self, block: Block<'_>) {
         if let Err(error) = arch::pinned(|pin| block.free(pin)) {
             panic!("{error}");

@@ -7,9 +7,9 @@ use kspace_layout::Pfn;
 use super::bits::{HugeBits, WORDS};
 use super::cache::{CpuSlot, HUGE, PinnedCpu, SMALL};
 use super::huge::{Counter, Fill};
-use super::index::{FrameId, HugeId, Order, TREE_HUGES, TreeId};
+use super::index::{FrameId, HUGE_FRAMES, HugeId, Order, TREE_HUGES, TreeId};
 use super::metadata::Metadata;
-use super::record::{History, Record};
+use super::record::{History, Owner, Record};
 use super::sync::{AtomicBool, AtomicUsize, Relaxed};
 use super::tree::Tree;
 
@@ -136,6 +136,34 @@ impl<'m> FrameAllocator<'m> {
     pub fn history(&self, pfn: Pfn) -> Option<History> {
         let frame = self.frame(pfn).filter(|frame| self.has_books(*frame))?;
         self.record(frame).map(Record::history)
+    }
+
+    /// How many frames are in use for `owner`. Looks at every record of memory that is not free: some milliseconds for each GiB. While
+    /// others allocate or free, what they do meanwhile may be missing.
+    #[must_use]
+    pub fn frames_of(&self, owner: Owner) -> usize {
+        let huges = (0..self.meta.trees.len())
+            .filter(|tree| self.meta.trees[*tree].is_present())
+            .flat_map(|tree| tree * TREE_HUGES..(tree + 1) * TREE_HUGES)
+            .map(HugeId::new);
+        huges.map(|huge| self.frames_of_in(huge, owner)).sum()
+    }
+
+    fn frames_of_in(&self, huge: HugeId, owner: Owner) -> usize {
+        match self.counter(huge).fill() {
+            Fill::Free | Fill::Reserved => return 0,
+            Fill::Partial(_) | Fill::Full | Fill::Whole => {}
+        }
+        let first = huge.first_frame().get();
+        let end = (first + HUGE_FRAMES).min(self.meta.records.len());
+        let records = self.meta.records.get(first..end).unwrap_or_default();
+        let of = |record: &Record| match record.history() {
+            History::InUse {
+                owner: its, order, ..
+            } if its == owner => order.frames(),
+            _ => 0,
+        };
+        records.iter().map(of).sum()
     }
 
     /// Whether there is anything to look at for a frame that somebody names by number: books are backed only where memory was

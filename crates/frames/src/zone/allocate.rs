@@ -69,12 +69,25 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
         Ok(block)
     }
 
-    /// The way of nearly all requests: any address will do, and the first zone has more than enough. `None` says nothing.
+    /// A block for `request` of what this CPU keeps, with unknown content. `None` says nothing: [`allocate`](Self::allocate) may have one.
     ///
-    /// What this CPU keeps of that zone is asked for no mark. The marks are about free frames, and these are counted as used since
-    /// the CPU took them, when the marks did hold; with or without them the zone has as many free frames left for whom it keeps them. Nor
-    /// does the zone keep anything from who asks it first: it protects its frames from requests for higher zones, which have no memory
-    /// then.
+    /// What this CPU keeps of the zone that is asked first is asked for no mark. The marks are about free frames, and these are counted as
+    /// used since the CPU took them, when the marks did hold; with or without them the zone has as many free frames left for whom it keeps
+    /// them. Nor does the zone keep anything from who asks it first: it protects its frames from requests for higher zones, which have no
+    /// memory then.
+    #[inline(always)]
+    #[must_use]
+    pub fn allocate_kept(
+        &self,
+        cpu: &A::Cpu,
+        home: NodeId,
+        request: &Request,
+    ) -> Option<A::Block<'z>> {
+        let (zone, _, order) = self.first_of_all(home, request)?;
+        zone.frames().allocate_kept(cpu, order, request.owner)
+    }
+
+    /// The way of nearly all requests: any address will do, and the first zone has more than enough. `None` says nothing.
     #[inline(always)]
     fn allocate_first(
         &self,
@@ -82,6 +95,23 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
         home: NodeId,
         request: &Request,
     ) -> Option<A::Block<'z>> {
+        let (zone, highest, order) = self.first_of_all(home, request)?;
+        if let Some(block) = zone.frames().allocate_kept(cpu, order, request.owner) {
+            return Some(block);
+        }
+        if !is_above_low(zone, highest, order.frames() as u64) {
+            return None;
+        }
+        zone.frames().allocate(cpu, order, request.owner, None)
+    }
+
+    /// The zone that is asked first, the highest kind that may be, and the order, for a request for any address.
+    #[inline(always)]
+    fn first_of_all(
+        &self,
+        home: NodeId,
+        request: &Request,
+    ) -> Option<(&'z Zone<A>, ZoneKind, Order)> {
         let Size::Order(order) = request.size else {
             return None;
         };
@@ -90,14 +120,7 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
             return None;
         }
         let highest = request.highest.unwrap_or(ZoneKind::Normal);
-        let zone = self.first(home, highest)?;
-        if let Some(block) = zone.frames().allocate_kept(cpu, order, request.owner) {
-            return Some(block);
-        }
-        if !is_above_low(zone, highest, order.frames() as u64) {
-            return None;
-        }
-        zone.frames().allocate(cpu, order, request.owner, None)
+        Some((self.first(home, highest)?, highest, order))
     }
 
     /// The zone that is asked first for memory near `home` up to the kind `highest`, if its low mark holds after so many frames were taken from

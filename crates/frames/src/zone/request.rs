@@ -143,6 +143,13 @@ impl Request {
         }
     }
 
+    /// Whether all bytes are to be zero.
+    #[inline]
+    #[must_use]
+    pub const fn is_zeroed(&self) -> bool {
+        self.zeroed
+    }
+
     /// What it will be used for.
     #[must_use]
     pub const fn owner(self, owner: Owner) -> Self {
