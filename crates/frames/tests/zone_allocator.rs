@@ -397,5 +397,27 @@ fn what_a_cpu_keeps_is_had_below_the_marks_and_lowers_nothing() {
     let refused = zones.allocate(&pin, NodeId::ZERO, &request, &Quiet);
     let error = refused.expect_err("nothing is kept, and nothing above a mark");
     assert_eq!(error.problem(), ZoneProblem::Exhausted);
+    // The other CPU still keeps some: they are what may help.
+    drop(others);
+    zones
+        .as_slice()
+        .iter()
+        .for_each(|zone| zone.frames().drain(&other));
+    let take = || zones.allocate(&other, NodeId::ZERO, &request, &Quiet).ok();
+    let mut others: Vec<_> = std::iter::from_fn(take).collect();
+    others.sort_by_key(Block::pfn);
+    for block in others.drain(others.len() - 5..) {
+        block.free(&other).expect("in use");
+    }
+    let refused = zones.allocate(&pin, NodeId::ZERO, &request, &Quiet);
+    let error = refused.expect_err("another CPU keeps what could be had");
+    assert_eq!(normal.frames().cached_frames_on(1), 5);
+    assert_eq!(error.state().expect("a zone").cached, 5);
+    assert!(
+        error
+            .to_string()
+            .ends_with(", CPUs keep 5 more for themselves"),
+        "{error}"
+    );
     drop((block, had, others));
 }

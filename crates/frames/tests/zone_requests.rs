@@ -129,14 +129,20 @@ fn reclaim_is_asked_below_the_low_mark() {
         order: Order::FRAME,
         frames: marks.high - left + 1,
         may_wait,
+        urgent: false,
     };
     assert_eq!(
         asked(marks.low, &only),
         (true, vec![short(marks.low, true)])
     );
+    // What costs others an interrupt is asked for only when the first answer was not enough.
+    let urgent = Shortage {
+        urgent: true,
+        ..short(marks.min, true)
+    };
     assert_eq!(
         asked(marks.min, &only),
-        (false, vec![short(marks.min, true)])
+        (false, vec![short(marks.min, true), urgent])
     );
     let atomic = only.urgency(Urgency::Atomic);
     assert_eq!(

@@ -2,8 +2,8 @@
 
 use core::cell::Cell;
 
-use kspace_frames::zone::{Hooks, Shortage, ZoneKind};
-use kspace_frames::{FrameAllocator, Order};
+use kspace_frames::FrameAllocator;
+use kspace_frames::zone::{Hooks, Shortage};
 use kspace_layout::Pfn;
 
 use super::{FrameZone, Memory};
@@ -40,23 +40,11 @@ impl KernelHooks {
         let kept = |zone: &FrameZone| FrameAllocator::cached_frames(zone.frames()) as u64;
         self.zones().iter().map(kept).sum()
     }
-
-    /// Whether a request for a single frame, from zones up to `kind`, finds no zone above its min mark: then other CPUs are worth
-    /// interrupting.
-    fn is_below_min(&self, kind: ZoneKind) -> bool {
-        self.zones()
-            .iter()
-            .filter(|zone| zone.kind() <= kind)
-            .all(|zone| {
-                let kept = zone.watermarks().min + zone.protection().from(kind);
-                zone.frames().free_frames_exact() as u64 <= kept
-            })
-    }
 }
 
 impl Hooks for KernelHooks {
     /// First what freed areas still have, then the frames in the CPUs' stacks. Every CPU is asked; this one gives at once, the others
-    /// when they next free, or now, when it is urgent and this one may wait for them.
+    /// when they next free, or now, by interrupt, when that was not enough and this one may wait for them.
     fn reclaim(&self, shortage: &Shortage) -> u64 {
         let purged = vmalloc::reclaim(shortage);
         let before = self.kept_by_cpus();
@@ -67,8 +55,7 @@ impl Hooks for KernelHooks {
             zone.frames().request_drain();
         }
         super::drain_here();
-        let urgent = shortage.order > Order::FRAME || self.is_below_min(shortage.kind);
-        if shortage.may_wait && urgent {
+        if shortage.may_wait && shortage.urgent {
             arch::drain_others();
         }
         purged + before.saturating_sub(self.kept_by_cpus())

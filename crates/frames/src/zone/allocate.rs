@@ -33,6 +33,8 @@ pub struct Shortage {
     pub frames: u64,
     /// Whether the request may wait. If not, neither may who is told.
     pub may_wait: bool,
+    /// Whether the request found nothing after what was reclaimed for it before: then what costs others an interrupt is worth it.
+    pub urgent: bool,
 }
 
 /// A request that was checked.
@@ -164,16 +166,18 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
             Urgency::High => Mark::HalfMin,
             Urgency::Atomic => Mark::AtomicMin,
         };
+        let mut urgent = false;
         for _ in 0..RECLAIM_ROUNDS {
             let given = self
-                .shortage(search)
+                .shortage(search, urgent)
                 .map_or(0, |short| hooks.reclaim(&short));
             if let Some(block) = self.pass(cpu, search, mark) {
                 return Ok(block);
             }
-            if given == 0 || !search.request.urgency.may_wait() {
+            if urgent && given == 0 || !search.request.urgency.may_wait() {
                 break;
             }
+            urgent = true;
         }
         Err(self.explain(search, mark))
     }
@@ -264,7 +268,7 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
     }
 
     /// What the first zone lacks.
-    fn shortage(&self, search: &Search<'_>) -> Option<Shortage> {
+    fn shortage(&self, search: &Search<'_>, urgent: bool) -> Option<Shortage> {
         let zone = self.candidates(search).next()?;
         let free = zone.frames().free_frames_exact();
         let target = zone.kept(zone.watermarks().high, search.highest);
@@ -274,6 +278,7 @@ impl<'z, A: ZoneFrames> Zones<'z, A> {
             order: search.order,
             frames: target.saturating_sub(free) + search.order.frames() as u64,
             may_wait: search.request.urgency.may_wait(),
+            urgent,
         })
     }
 
@@ -335,6 +340,7 @@ fn level<A: ZoneFrames>(zone: &Zone<A>, mark: Mark) -> u64 {
 fn state_of<A: ZoneFrames>(zone: &Zone<A>, highest: ZoneKind, mark: Mark) -> ZoneState {
     ZoneState {
         free: zone.frames().free_frames_exact(),
+        cached: zone.frames().cached_frames(),
         mark,
         kept: zone.kept(level(zone, mark), highest),
     }

@@ -51,6 +51,8 @@ pub enum ZoneProblem {
 pub struct ZoneState {
     /// Frames that were free.
     pub free: u64,
+    /// Frames that CPUs kept for themselves, which only they can give: about.
+    pub cached: u64,
     /// The mark that was to hold.
     pub mark: Mark,
     /// How many frames had to stay free: the mark and the protection.
@@ -147,14 +149,18 @@ impl fmt::Display for ZoneError {
         } = self;
         write!(f, "allocate order {order} from node {node}, zone {kind}: ")?;
         self.problem_text(f)?;
-        match self.state {
-            Some(state) => write!(
-                f,
-                "; {} pages are free, {} must stay free ({})",
-                state.free, state.kept, state.mark
-            ),
-            None => Ok(()),
+        let Some(state) = self.state else {
+            return Ok(());
+        };
+        write!(
+            f,
+            "; {} pages are free, {} must stay free ({})",
+            state.free, state.kept, state.mark
+        )?;
+        if state.cached > 0 {
+            write!(f, ", CPUs keep {} more for themselves", state.cached)?;
         }
+        Ok(())
     }
 }
 

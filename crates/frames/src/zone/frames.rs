@@ -28,6 +28,11 @@ pub trait ZoneFrames {
     /// (`percpu_drift_mark`): else small zones would be emptied by what CPUs have not counted yet.
     fn drift(&self) -> u64;
 
+    /// Frames that CPUs keep for themselves, about. They are not among the free ones.
+    fn cached_frames(&self) -> u64 {
+        0
+    }
+
     /// How many free blocks of each order there are, by the order's number, as a buddy allocator would hold them.
     fn free_blocks(&self) -> [u64; Order::COUNT];
 
@@ -85,6 +90,10 @@ impl ZoneFrames for FrameAllocator<'_> {
     #[inline]
     fn drift(&self) -> u64 {
         Self::drift(self) as u64
+    }
+
+    fn cached_frames(&self) -> u64 {
+        Self::cached_frames(self) as u64
     }
 
     fn free_blocks(&self) -> [u64; Order::COUNT] {

@@ -5,7 +5,7 @@
 //!     1. low mark:   node 1 Normal -> DMA32 -> DMA,  node 0 Normal -> DMA32 -> DMA      nearly all requests end here
 //!     2. reclaim:    who keeps spare memory gives some back; who may not wait only makes it known
 //!     3. min mark:   the same zones; who is urgent goes below it
-//!     4. again 2 and 3 while reclaim gives something, for who may wait
+//!     4. again 2 and 3, now urgently, while reclaim gives something, for who may wait
 //! ```
 
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
