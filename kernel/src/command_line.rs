@@ -79,6 +79,10 @@ pub enum Provocation {
     FreedArea,
     /// Read behind the end of an area.
     AreaGuard,
+    /// Free an area that a value has by its bare address, and then the value.
+    DoubleVfree,
+    /// Read an area in a user space after it was unmapped there.
+    UnmappedUser,
     /// Read a slot of the fixmap that shows nothing.
     EmptySlot,
     /// Read the direct map of a hole in physical memory.
@@ -101,7 +105,7 @@ pub enum Provocation {
 
 impl Provocation {
     /// Every provocation with the word that asks for it.
-    pub const ALL: [(&'static str, Self); 20] = [
+    pub const ALL: [(&'static str, Self); 22] = [
         ("write-text", Self::WriteText),
         ("write-rodata", Self::WriteRodata),
         ("write-text-alias", Self::WriteTextAlias),
@@ -113,6 +117,8 @@ impl Provocation {
         ("vmalloc", Self::Vmalloc),
         ("freed-area", Self::FreedArea),
         ("area-guard", Self::AreaGuard),
+        ("double-vfree", Self::DoubleVfree),
+        ("unmapped-user", Self::UnmappedUser),
         ("empty-slot", Self::EmptySlot),
         ("direct-map-hole", Self::DirectMapHole),
         ("hole", Self::Hole),
@@ -336,7 +342,7 @@ mod tests {
                  show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= fragment-vmalloc vmalloc-quarantine= seed= provoke=",
                 "command line: the word at byte 8 is not UTF-8 and was not used",
                 "command line: \"provoke=fire\" was not used; provoke= knows write-text write-rodata write-text-alias \
-                 execute-data null non-canonical stack-overflow guard-page vmalloc freed-area area-guard empty-slot direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere heap-exhausted",
+                 execute-data null non-canonical stack-overflow guard-page vmalloc freed-area area-guard double-vfree unmapped-user empty-slot direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere heap-exhausted",
                 "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
                  show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= fragment-vmalloc vmalloc-quarantine= seed= provoke=",
                 "command line: \"stress=-1\" was not used: its value is no decimal number",
@@ -392,7 +398,7 @@ mod tests {
             check(b"test-vmalloc=all:0 test-vmalloc=all,fix test-vmalloc= soak-vmalloc=x");
         assert_eq!(parsed, CommandLine::default());
         let names = "test-vmalloc= knows all fix_size_alloc_test full_fit_alloc_test long_busy_list_alloc_test random_size_alloc_test \
-                     fix_align_alloc_test random_size_align_alloc_test align_shift_alloc_test vm_map_ram_test bookkeeping scaling";
+                     fix_align_alloc_test random_size_align_alloc_test align_shift_alloc_test vm_map_ram_test bookkeeping scaling remap bad_input";
         assert_eq!(
             messages,
             [

@@ -163,6 +163,17 @@ fn what_is_mapped_cannot_be_freed() {
     let mapped = unsafe { MappedBlock::from_raw(&frames, pfn, order) }.unwrap();
     // SAFETY: there are no page tables in this test.
     let block = unsafe { mapped.unmapped() }.unwrap();
+    let (pfn, order) = block.into_raw();
+    // SAFETY: wrong on purpose: it is a block, and not mapped.
+    let error = unsafe { MappedBlock::from_raw(&frames, pfn, order) }.unwrap_err();
+    let says = format!(
+        "frames: free of {}, order 0 (4 KiB): not mapped (in use as user memory, order 0 (4 KiB)); free it as a \
+         block; nothing was changed",
+        pfn.start()
+    );
+    assert_eq!(error.to_string(), says);
+    // SAFETY: from `into_raw` above.
+    let block = unsafe { Block::from_raw(&frames, pfn, order) }.unwrap();
     block.free(&cpu(0)).unwrap();
     frames.drain(&cpu(0));
     assert_eq!(frames.free_frames(), 1024);

@@ -25,11 +25,15 @@ pub enum AreaTest {
     Bookkeeping,
     /// Not in Linux: the first one on all CPUs, beside work that they share nothing in.
     Scaling,
+    /// Not in Linux's: an area in a user space.
+    Remap,
+    /// Not in Linux's: all that is to be refused.
+    BadInput,
 }
 
 impl AreaTest {
     /// All of them, in the order in which they are run.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::FixSize,
         Self::FullFit,
         Self::LongBusyList,
@@ -40,6 +44,8 @@ impl AreaTest {
         Self::VmMapRam,
         Self::Bookkeeping,
         Self::Scaling,
+        Self::Remap,
+        Self::BadInput,
     ];
 
     const fn name(self) -> &'static str {
@@ -54,6 +60,8 @@ impl AreaTest {
             Self::VmMapRam => "vm_map_ram_test",
             Self::Bookkeeping => "bookkeeping",
             Self::Scaling => "scaling",
+            Self::Remap => "remap",
+            Self::BadInput => "bad_input",
         }
     }
 }

@@ -145,6 +145,68 @@ pub(super) const AREAS: &[BootCase] = &[
         ..BootCase::USUAL
     },
     BootCase {
+        name: "vmalloc, an area in a user space, and all that is refused",
+        cpus: 2,
+        append: "nokaslr no5lvl test-vmalloc=remap,bad_input:1",
+        says: &[
+            "test-vmalloc: remap: 600 pages were read and written at both addresses, and kept when the kernel freed them: true",
+            "bad_input: vmalloc: no bytes were asked for; ask for at least one",
+            "bad_input: vmalloc: 16 TiB are asked for, and the machine has ",
+            "bad_input: vmalloc: 0x200000000001 bytes: more than all of ffffc90000000000-ffffe8ffffffffff (0x200000000000 bytes)",
+            "bad_input: vmalloc: 0xffffffffffffffff bytes: more than all of ",
+            "bad_input: vmalloc: 0xfffffffffffff001 bytes: more than all of ",
+            "bad_input: vmalloc: alignment 0x0: it is no power of two",
+            "bad_input: vmalloc: alignment 0x3000: it is no power of two",
+            "bad_input: vmalloc: no 2 free pages in one piece at a multiple of 2251799813685248 in ",
+            "bad_input: protect ffffc9",
+            "would be writable and executable until the flush; protect it read-only and flush first; nothing was changed",
+            "is RAM, which is mapped with another cache type already; use the direct map",
+            "bytes from 000ffffffffff000 on go past the last physical address; check the device's size",
+            "order 0 (4 KiB): not mapped (in use as kernel memory, order 0 (4 KiB)); free it as a block; nothing was changed",
+            "bad_input: vmap: executable is refused, the frames are writable elsewhere; ask for executable memory, and seal it",
+            "; free it by its start, ffffc9",
+            ": a double free: the area ffffc9",
+            "; nothing was changed",
+            "where areas are; nothing was changed",
+            "requests were refused",
+            "verify: ",
+            "kspace: done",
+        ],
+        never: &[
+            "panicked",
+            "lost something",
+            "a workload on areas failed",
+            "was not refused",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "vmalloc, an area in a user space, read after it was unmapped",
+        append: "nokaslr no5lvl provoke=unmapped-user",
+        ends: Ending::Failure,
+        says: &[
+            "provoke: user page 0000000000400000 has 0x0",
+            "provoke: reading it again",
+            "fault: read of 0000000000400000: not mapped, 4 MiB into user",
+            "page tables: not present at level 1",
+            "kspace: stopped by a fault",
+        ],
+        never: &["nothing faulted", "panicked"],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "vmalloc, an area that is freed twice",
+        append: "nokaslr no5lvl provoke=double-vfree",
+        ends: Ending::Failure,
+        says: &[
+            "provoke: freed once: true",
+            "kernel panic: vfree ffffc90000000000 by kernel/src/arch/x86_64/provoke.rs:",
+            ": a double free: the area ffffc90000000000-ffffc90000000fff was freed before, by kernel/src/arch/x86_64/provoke.rs:",
+            "kspace: stopped by a panic",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
         name: "vmalloc, words of nonsense",
         append: "test-vmalloc=fix_size soak-vmalloc=many",
         says: &[

@@ -16,7 +16,7 @@ use kspace_layout::{FRAME_SIZE, Pfn, PhysRange};
 
 use super::FrameAllocator;
 use super::cache::PinnedCpu;
-use super::error::FreeError;
+use super::error::{FreeError, FreeProblem};
 use super::index::{FrameId, Order};
 use super::record::{Flags, History, Record};
 
@@ -361,7 +361,22 @@ impl FrameAllocator<'_> {
         {
             return Ok(frame);
         }
-        Err(self.refuse(pfn, order))
+        Err(match self.history(pfn) {
+            Some(
+                history @ History::InUse {
+                    order: its,
+                    flags: set,
+                    ..
+                },
+            ) if its == order && flags.contains(Flags::MAPPED) && !set.contains(Flags::MAPPED) => {
+                FreeError {
+                    pfn,
+                    order,
+                    problem: FreeProblem::NotMapped(history),
+                }
+            }
+            _ => self.refuse(pfn, order),
+        })
     }
 
     fn mark(

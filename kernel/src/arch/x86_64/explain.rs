@@ -1,8 +1,9 @@
 //! Says what a fault means, in the layout's own words: what was accessed, what lies there, and which code did it.
 
 use kspace::fault::{self, PageFault, PageTables, Spot};
-use kspace_layout::VirtAddr;
+use kspace_layout::{PhysAddr, VirtAddr};
 use spin::Once;
+use x86_64::registers::control::Cr3;
 
 use super::boot::Handoff;
 use super::fixmap;
@@ -57,7 +58,7 @@ fn page_fault(handoff: &Handoff, address: u64, error_code: u32) {
     let memory = handoff.memory();
     let walk = memory
         .as_ref()
-        .map(|memory| handoff.walker(memory).walk(address));
+        .map(|memory| handoff.walker_from(loaded_root(), memory).walk(address));
     let explanation = fault::explain(layout, map, page_fault, walk.as_ref());
     let slot = fixmap::slots().and_then(|slots| slots.spot(address));
     let explanation = explanation
@@ -76,6 +77,11 @@ fn page_fault(handoff: &Handoff, address: u64, error_code: u32) {
             }
         );
     }
+}
+
+/// The tables that this CPU has loaded: a user space's, or the kernel's own.
+fn loaded_root() -> PhysAddr {
+    PhysAddr::new(Cr3::read_raw().0.start_address().as_u64())
 }
 
 /// The CPU reports no address with #GP. A register that holds an address which is not canonical is the likely one.

@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 
+use kspace::areas::OwnedArea;
 use kspace::vmalloc::AreaRequest;
 use kspace_layout::{
     AreaKind, EntryPart, EntryStack, FixmapSlot, Layout, PageSize, VirtAddr, VirtRange,
@@ -10,10 +11,10 @@ use kspace_paging::{Access, Editor, FrameSource, Invalidation, Protection, Stale
 
 use super::atomic_context::Lock;
 use super::boot::Handoff;
-use super::{PageFormat, shootdown, work};
+use super::{PageFormat, shootdown, user_space, work};
 use crate::address_space::Plan;
 use crate::command_line::Provocation;
-use crate::vmalloc::{self, Areas};
+use crate::vmalloc::{self, Areas, workloads};
 use crate::{info, report};
 
 /// A constant that lies in `.rodata`.
@@ -66,6 +67,8 @@ pub fn provoke(provocation: Provocation, handoff: &Handoff) {
                 .and_then(|fixmap| fixmap.address(FixmapSlot::EarlyConsole));
             slot.into_iter().for_each(|page| read(page.as_u64() + 16));
         }
+        Provocation::DoubleVfree => double_vfree(),
+        Provocation::UnmappedUser => read_unmapped_user(),
         Provocation::DirectMapHole => {
             let hole = report::hole_in_ram(&handoff.plan.memory_map, layout);
             hole.into_iter().for_each(|hole| read(hole.as_u64()));
@@ -100,6 +103,40 @@ fn touch_area(touch: impl FnOnce(VirtRange, &Areas)) {
         Ok(area) => touch(area, areas),
         Err(error) => info!("provoke: {error}"),
     }
+}
+
+/// Frees an area by its bare address, and then the value that has it: whose panic names both.
+fn double_vfree() {
+    let Some(areas) = vmalloc::get() else { return };
+    match OwnedArea::allocate(areas, &AreaRequest::new(4096)) {
+        Ok(area) => {
+            // SAFETY: nobody uses the area; that the value has it still is what is provoked.
+            let freed = unsafe { areas.free(area.start()) };
+            info!("provoke: freed once: {}", freed.is_ok());
+            area.free();
+        }
+        Err(error) => info!("provoke: {error}"),
+    }
+}
+
+/// Maps an area in a user space, reads it there, takes it away, and reads again.
+fn read_unmapped_user() {
+    let Some(areas) = vmalloc::get() else { return };
+    let read_there = |page: VirtAddr| {
+        // SAFETY: as in `read`.
+        unsafe { user_space::read_user(page) }
+    };
+    let done = workloads::in_space(areas, |space| {
+        workloads::user_page(areas, space).map(|(mapping, page)| {
+            user_space::in_user_space(space, || {
+                info!("provoke: user page {page} has {:#x}", read_there(page));
+                mapping.unmap();
+                info!("provoke: reading it again");
+                read_there(page)
+            })
+        })
+    });
+    info!("provoke: nothing faulted: {done:?}");
 }
 
 /// Leaks pieces of 1 MiB until there are no more.

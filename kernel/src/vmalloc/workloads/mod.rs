@@ -3,6 +3,8 @@
 //! ```text
 //!   linux.rs        the workloads of Linux's lib/test_vmalloc.c, at its sizes              test-vmalloc=NAME,NAME:LOOPS
 //!   books.rs        what page tables and books cost per area                               test-vmalloc=bookkeeping
+//!   remap.rs        an area in a user space: its pages are the same ones there             test-vmalloc=remap
+//!   bad_input.rs    all that is to be refused                                              test-vmalloc=bad_input
 //!   scaling.rs      two CPUs beside one, and beside work that shares nothing               test-vmalloc=scaling:LOOPS
 //!   soak.rs         all CPUs make, fill, check, hand on and free areas of all kinds        soak-vmalloc=N
 //!   fragmented.rs   memory in crumbs: an area of 256 MiB succeeds, 64 KiB in a row do not   fragment-vmalloc
@@ -10,32 +12,38 @@
 //! ```
 
 mod account;
+mod bad_input;
 mod books;
 mod fragmented;
 mod linux;
+mod remap;
 mod scaling;
 mod soak;
 
 use kspace_frames::zone::Request;
 
+use crate::address_space::Plan;
 use crate::arch;
 use crate::command_line::{AreaTest, AreaTests};
 use crate::info;
 use account::Account;
 
 pub use fragmented::run as fragmented;
+pub use remap::{in_space, user_page};
 pub use soak::{in_handler, run as soak};
 
 /// How often each workload is done: the first time it also makes what later ones find. Linux's peer does the same, and takes the mean.
 const RUNS: u32 = 2;
 
 /// Runs the workloads; true when each did what it should, and left nothing behind.
-pub fn run(tests: AreaTests) -> bool {
+pub fn run(tests: AreaTests, plan: &Plan) -> bool {
     let loops = tests.loops();
     super::get().into_iter().for_each(Account::begin);
     tests.tests().all(|test| match test {
         AreaTest::Bookkeeping => books::run(),
         AreaTest::Scaling => scaling::run(loops),
+        AreaTest::Remap => remap::run(),
+        AreaTest::BadInput => bad_input::run(plan),
         _ => (1..=RUNS).all(|_| one(test, loops)),
     })
 }

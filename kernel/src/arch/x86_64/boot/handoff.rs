@@ -43,7 +43,12 @@ impl Handoff {
 
     /// Walks the kernel's tables.
     pub fn walker<'m>(&self, memory: &'m Window) -> Walker<'m, Window> {
-        Walker::new(self.plan.layout.mode(), self.root, memory).with_limits(self.plan.limits)
+        self.walker_from(self.root, memory)
+    }
+
+    /// Walks the tables that another root leads to.
+    pub fn walker_from<'m>(&self, root: PhysAddr, memory: &'m Window) -> Walker<'m, Window> {
+        Walker::new(self.plan.layout.mode(), root, memory).with_limits(self.plan.limits)
     }
 }
 

@@ -177,7 +177,10 @@ fn finish(handoff: &'static Handoff) -> ! {
 fn use_areas(handoff: &'static Handoff) {
     let words = &handoff.command_line;
     let seed = words.seed.unwrap_or_else(clock::ticks);
-    let tests = words.test_vmalloc.is_none_or(workloads::run);
+    let plan = &handoff.plan;
+    let tests = words
+        .test_vmalloc
+        .is_none_or(|tests| workloads::run(tests, plan));
     let soak = words
         .soak_vmalloc
         .is_none_or(|operations| workloads::soak(operations, seed));
