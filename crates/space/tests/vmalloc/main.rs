@@ -3,6 +3,7 @@
 mod basics;
 mod failures;
 mod hostile;
+mod mixed;
 mod model;
 mod rig;
 mod short_mappings;
