@@ -151,7 +151,7 @@ pub(super) const AREAS: &[BootCase] = &[
         says: &[
             "test-vmalloc: remap: 600 pages were read and written at both addresses, and kept when the kernel freed them: true",
             "bad_input: vmalloc: no bytes were asked for; ask for at least one",
-            "bad_input: vmalloc: 16 TiB are asked for, and the machine has ",
+            "bad_input: vmalloc: 4294967296 pages (16 TiB) are asked for, and the machine has ",
             "bad_input: vmalloc: 0x200000000001 bytes: more than all of ffffc90000000000-ffffe8ffffffffff (0x200000000000 bytes)",
             "bad_input: vmalloc: 0xffffffffffffffff bytes: more than all of ",
             "bad_input: vmalloc: 0xfffffffffffff001 bytes: more than all of ",

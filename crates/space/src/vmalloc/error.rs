@@ -94,7 +94,7 @@ impl fmt::Display for AreaError {
             ),
             Self::BeyondMemory { pages, memory } => write!(
                 f,
-                "{} are asked for, and the machine has {} of memory; ask for less",
+                "{pages} pages ({}) are asked for, and the machine has {memory} ({}); ask for less",
                 ByteSize(pages * FRAME_SIZE),
                 ByteSize(memory * FRAME_SIZE)
             ),

@@ -1,5 +1,6 @@
 //! What areas are for: handles that free themselves, devices, stacks, code, the list of them all, and what a fault says.
 
+mod bad_input;
 mod devices;
 mod executable;
 mod failures;

@@ -191,7 +191,7 @@ fn requests_that_no_machine_can_serve_are_refused() {
                 memory: 16384
             }
             .to_string(),
-            "vmalloc: 128 MiB are asked for, and the machine has 64 MiB of memory; ask for less"
+            "vmalloc: 32769 pages (128 MiB) are asked for, and the machine has 16384 (64 MiB); ask for less"
         );
         rig.areas.purge();
         assert_eq!(rig.everything(), before);

@@ -102,13 +102,15 @@ fn nothing_of_others_is_shown() {
         with_space(rig, |space| {
             // Every frame there is has had something in it.
             let mut dirty = Vec::new();
-            while let Ok(range) = rig.areas.allocate(&AreaRequest::new(M2)) {
-                for frame in rig.frames_of(range) {
-                    words(rig, frame)
-                        .iter()
-                        .for_each(|word| word.store(!0, Relaxed));
+            for bytes in [M2, K4] {
+                while let Ok(range) = rig.areas.allocate(&AreaRequest::new(bytes)) {
+                    for frame in rig.frames_of(range) {
+                        words(rig, frame)
+                            .iter()
+                            .for_each(|word| word.store(!0, Relaxed));
+                    }
+                    dirty.push(range);
                 }
-                dirty.push(range);
             }
             for range in dirty {
                 // SAFETY: nobody uses the area.

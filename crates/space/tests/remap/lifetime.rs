@@ -1,13 +1,14 @@
 //! An area that user mode can reach keeps its frames, whoever frees it.
 
 use kspace::areas::{OwnedArea, VmallocInfo, remap};
-use kspace::user::UserMapping;
+use kspace::shootdown::{Load, Scope, Shootdown};
+use kspace::user::{UserMapping, UserSpace};
 use kspace::vmalloc::{AreaRequest, FreeProblem, Kind, State};
-use kspace_layout::VirtAddr;
+use kspace_layout::{PagingMode, VirtAddr};
 use kspace_paging::Access;
 
 use crate::rig::{K4, M2, Setup, pages, with_rig};
-use crate::spaces::{AT, frames_of, with_space};
+use crate::spaces::{AT, frames_of, user_part, with_space};
 
 const OTHER: VirtAddr = VirtAddr::new(0x7000_0000_0000);
 
@@ -155,5 +156,38 @@ fn the_list_of_areas_says_which_ones_user_spaces_may_have() {
             .filter(|row| row.contains(" pages=2 vmalloc user"))
             .collect();
         assert_eq!((user.len(), text.lines().count()), (1, 2), "{text}");
+    });
+}
+
+#[test]
+fn what_a_cpu_kept_of_one_space_is_not_taken_for_the_next_ones() {
+    with_rig(Setup::new(), |rig| {
+        let shootdown = Shootdown::new(rig.cpu).with_scope(Scope::Own);
+        for _ in 0..2 {
+            let user = user_part(PagingMode::FourLevel);
+            // SAFETY: there is no CPU that could load the root.
+            let space = unsafe { UserSpace::new(rig.areas, user, &shootdown) }.expect("room");
+            // It leaves, keeps what it has under its PCID, and comes back to the same space.
+            let visit = |expected| {
+                shootdown.switch_in(|load| assert_eq!(load, expected));
+                shootdown.switch_out(true);
+            };
+            visit(Load::Flush);
+            visit(Load::Keep);
+            drop(space);
+        }
+    });
+}
+
+#[test]
+#[should_panic(expected = "is leaked: a CPU runs it")]
+fn a_space_that_a_cpu_runs_is_not_freed() {
+    with_rig(Setup::new(), |rig| {
+        let shootdown = Shootdown::new(rig.cpu).with_scope(Scope::Own);
+        let user = user_part(PagingMode::FourLevel);
+        // SAFETY: there is no CPU that could load the root.
+        let space = unsafe { UserSpace::new(rig.areas, user, &shootdown) }.expect("room");
+        shootdown.switch_in(|_| ());
+        drop(space);
     });
 }

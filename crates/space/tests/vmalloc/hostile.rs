@@ -350,3 +350,56 @@ fn race(mut numbers: Random, decide: &mut dyn Decide) -> Outcome {
     });
     outcome
 }
+
+#[test]
+fn who_walks_all_the_time_never_walks_a_freed_table() {
+    random(0..40, |_, decide| walk_while_chunks_go(decide))
+        .unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+/// One CPU makes areas and gives their chunk up, tables and all; the other one walks there ahead of time, at every step.
+fn walk_while_chunks_go(decide: &mut dyn Decide) -> Outcome {
+    let mut outcome = Outcome::Cut;
+    let setup = Setup {
+        cpus: 2,
+        pauses: true,
+        ..Setup::new()
+    };
+    with_rig::<LongMode>(setup, |rig| {
+        let root = rig.areas.tables().root();
+        rig.machine.load_root(1, root, 0, false);
+        let join = |_| -> Program<'_> { Box::new(|| rig.areas.shootdown().join()) };
+        let programs = (0..2).map(join).collect();
+        let joined = rig.schedule.run(programs, &|| {}, &mut InTurn, &|| 0);
+        assert_eq!(joined, Outcome::Done);
+        let (at, done) = (Cell::new(setup.area.start()), Cell::new(false));
+        let check = || {
+            let checked = rig.machine.check();
+            checked.unwrap_or_else(|violation| panic!("{violation}"));
+        };
+        let gives_up = || {
+            let mut chunks = 0;
+            for _ in 0..3 {
+                let area = rig.areas.allocate(&AreaRequest::new(K4)).expect("room");
+                at.set(area.start());
+                // SAFETY: nobody uses it.
+                unsafe { rig.areas.free(area.start()) }.expect("it lives");
+                chunks += rig.areas.purge().chunks;
+                check();
+            }
+            assert_eq!(chunks, 3, "the chunk stays");
+            done.set(true);
+        };
+        let walks = || {
+            while !done.get() {
+                rig.machine.speculate_at(at.get());
+                rig.schedule.pause();
+                check();
+            }
+        };
+        let programs: Vec<Program<'_>> = vec![Box::new(gives_up), Box::new(walks)];
+        let serve = || rig.areas.shootdown().serve();
+        outcome = rig.schedule.run(programs, &serve, decide, &|| 0);
+    });
+    outcome
+}
