@@ -393,3 +393,16 @@ fn areas_are_listed_in_the_order_of_addresses_with_who_made_them() {
         assert_eq!(totals.bytes, AREA.size());
     });
 }
+
+#[test]
+fn what_is_purged_is_not_listed_any_more() {
+    long(|rig| {
+        let stays = rig.areas.allocate(&AreaRequest::new(K4)).expect("room");
+        let goes = rig.areas.allocate(&AreaRequest::new(3 * K4)).expect("room");
+        free(rig, goes.start());
+        rig.areas.purge();
+        let listed: Vec<_> = rig.areas.areas().map(|info| info.range).collect();
+        assert_eq!(listed, [stays]);
+        assert_eq!(rig.areas.find(goes.start()), None);
+    });
+}
