@@ -295,6 +295,7 @@ impl World<'_, '_, '_> {
             order: Order::FRAME,
             frames: 1,
             may_wait: random.below(2) == 0,
+            urgent: random.below(2) == 0,
         });
     }
 
