@@ -1,11 +1,12 @@
 //! A machine of several CPUs, each with a hostile TLB and a root of its own to load.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kspace::platform::{LocalFlush, TlbFeatures};
-use kspace_layout::{PagingMode, Pfn, PhysAddr, VirtAddr, VirtRange};
+use kspace_layout::{PagingMode, Pfn, PhysAddr, PhysRange, VirtAddr, VirtRange};
 use kspace_paging::{
-    Controls, EntryRead, Intent, Invalidation, Limits, Operation, Page, Refusal, Tlb, Walker,
+    CacheType, Controls, EntryRead, Intent, Invalidation, Limits, Operation, Page, Refusal, Tlb,
+    Walker,
 };
 
 use crate::fill::Purpose;
@@ -21,6 +22,8 @@ pub struct SimMachine<'m> {
     features: TlbFeatures,
     root: PhysAddr,
     cpus: Mutex<Vec<SimTlb>>,
+    /// Memory of which the caches were emptied.
+    emptied: Mutex<Vec<PhysRange>>,
 }
 
 /// What a CPU does with the translations it can get.
@@ -72,6 +75,7 @@ impl<'m> SimMachine<'m> {
             features: TlbFeatures::plain(mode).with_global_pages(),
             root,
             cpus: Mutex::new((0..cpus).map(cpu).collect()),
+            emptied: Mutex::default(),
         };
         machine.read_roots();
         machine
@@ -248,6 +252,36 @@ impl<'m> SimMachine<'m> {
         pages.any(|page| {
             page.virt.contains(address) && page.usable_in(this.context) && page.attributes.write
         })
+    }
+
+    /// Empties all caches of a range of memory.
+    ///
+    /// # Panics
+    ///
+    /// When a CPU may use a translation that lets it cache the memory again: whoever empties the caches wants it out of them.
+    pub fn empty_caches(&self, range: PhysRange) {
+        for (cpu, this) in self.cpus().iter().enumerate() {
+            for page in this.tlb.pages.iter() {
+                let frames = PhysRange::new(page.phys, page.virt.size());
+                let cached = matches!(
+                    page.attributes.cache,
+                    CacheType::WriteBack | CacheType::WriteThrough | CacheType::WriteProtected
+                );
+                assert!(
+                    !cached || !frames.overlaps(range) || !page.usable_in(this.context),
+                    "CPU {cpu} may read {range} into its caches again by {}",
+                    page.virt
+                );
+            }
+        }
+        self.emptied.lock().expect("lock").push(range);
+    }
+
+    /// The memory of which the caches were emptied since this was last asked.
+    #[must_use]
+    pub fn emptied(&self) -> Vec<PhysRange> {
+        let mut emptied = self.emptied.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut emptied)
     }
 
     /// Says what a CPU does with the translations it can get from now on.

@@ -1,8 +1,11 @@
 //! The simulated machine as the library's platform: its CPUs' names, their TLBs, interrupts between them, and rules left out on
 //! demand.
 
-use kspace::platform::{Complaint, Cpu, CpuId, CpuMask, Interrupts, LocalFlush, Tlb, TlbFeatures};
+use kspace::platform::{
+    CacheLines, Complaint, Cpu, CpuId, CpuMask, Interrupts, LocalFlush, Tlb, TlbFeatures,
+};
 use kspace::shootdown::{Probe, Rule, Step};
+use kspace_layout::PhysRange;
 
 use crate::{Schedule, SimMachine};
 
@@ -123,6 +126,13 @@ unsafe impl Tlb for SimPlatform<'_> {
 
     fn serve_others(&self) {
         self.schedule.serve();
+    }
+}
+
+// SAFETY: the simulated machine has no caches; what it is told it writes down, for tests that know what must be told.
+unsafe impl CacheLines for SimPlatform<'_> {
+    fn write_back_and_invalidate(&self, range: PhysRange) {
+        self.machine.empty_caches(range);
     }
 }
 

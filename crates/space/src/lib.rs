@@ -19,6 +19,7 @@
 #![no_std]
 
 pub mod areas;
+pub mod cache_types;
 pub mod cpu_entry;
 pub mod direct_map;
 pub mod fault;
@@ -28,9 +29,11 @@ pub mod hot_add;
 pub mod image;
 pub mod one_cpu;
 mod page_source;
+pub mod permissions;
 pub mod platform;
 pub mod ranges;
 pub mod shootdown;
+mod span_map;
 mod table_count;
 mod table_frames;
 pub mod user;

@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use kspace_layout::{PhysAddr, VirtAddr, VirtRange};
+use kspace_layout::{PageSize, PhysAddr, VirtAddr, VirtRange};
 
 use crate::entry::{GLOBAL, PRESENT};
 use crate::flush::Stale;
@@ -190,6 +190,16 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
         Ok(if hidden { format.hidden(says) } else { says })
     }
 
+    /// The smallest page by which a CPU may know a leaf at `level`. Once it was a part of a larger one, which the CPU may have broken into
+    /// 4 KiB pages (Intel SDM vol. 3, section 5.10.2.3); then `INVLPG` of the leaf as it is now need not reach them all.
+    fn smallest_known(&self, level: u8) -> PageSize {
+        if level == self.limits.largest_leaf_level(self.mode, PageSize::Size1G) {
+            self.leaf_size(level)
+        } else {
+            PageSize::Size4K
+        }
+    }
+
     fn survey_adjust(
         &self,
         job: &Job,
@@ -303,7 +313,7 @@ impl<F: EntryFormat, M: PhysMemory, S: FrameSource> Editor<'_, F, M, S> {
                 continue;
             }
             if !leaf.hidden {
-                job.touched.note(self.leaf_size(level), raw);
+                job.touched.note(self.smallest_known(level), raw);
                 job.note(piece.span);
             }
             return None;

@@ -7,15 +7,18 @@
 //! ```
 //!
 //! RAM is refused: two mappings of it with different cache types are a machine check on some CPUs, and lose writes on others (Intel SDM
-//! vol. 3, section 13.12.4). From 2 MiB on, large pages are used where the device's address is aligned for them; 1 GiB likewise.
+//! vol. 3, section 12.12.4). For the same reason every mapping is written down in [`CacheTypes`] as long as a CPU may know of it, and a
+//! page that is mapped already is mapped again with the same type only. (The first MiB is in the direct map as write-back, devices and all: there
+//! the fixed-range MTRRs decide, and say uncached.) From 2 MiB on, large pages are used where the device's address is aligned for them; 1 GiB likewise.
 
 use core::fmt;
 
 use kspace_frames::MemoryMap;
-use kspace_layout::{FRAME_SIZE, Pfn, PhysAddr, PhysRange, VirtAddr, VirtRange};
-use kspace_paging::{CacheType, Limits, Protection};
+use kspace_layout::{FRAME_SIZE, PageSize, Pfn, PhysAddr, PhysRange, VirtAddr, VirtRange};
+use kspace_paging::{CacheType, Invalidation, Limits, Protection, Stale};
 
 use super::OwnedArea;
+use crate::cache_types::{CacheTypes, TypeError};
 use crate::vmalloc::{AreaError, AreaRequest, Kernel, Kind, Vmalloc};
 
 /// How the CPU treats accesses to a device.
@@ -74,6 +77,8 @@ pub enum IoError {
     },
     /// The page attribute table has no index for the cache type.
     NoSuchCache(CacheType),
+    /// A page of it is mapped with another cache type already, or there is no room to write it down.
+    Type(TypeError),
     /// There is no such area.
     Area(AreaError),
 }
@@ -99,12 +104,19 @@ impl fmt::Display for IoError {
                 f,
                 "{cache}: the page attribute table has no such type; load Linux's table, or ask for another type"
             ),
+            Self::Type(error) => error.fmt(f),
             Self::Area(error) => error.fmt(f),
         }
     }
 }
 
 impl core::error::Error for IoError {}
+
+impl From<TypeError> for IoError {
+    fn from(error: TypeError) -> Self {
+        Self::Type(error)
+    }
+}
 
 impl From<AreaError> for IoError {
     fn from(error: AreaError) -> Self {
@@ -146,16 +158,21 @@ pub fn device_pages(
     }
 }
 
-/// A device's registers or memory, mapped. Dropping it unmaps them.
+/// A device's registers or memory, mapped. Dropping it unmaps them; that waits for a flush, so not in atomic context.
 #[must_use = "a mapping that is dropped is gone"]
 pub struct IoMemory<'v, 'a, K: Kernel, const CPUS: usize> {
-    area: OwnedArea<'v, 'a, K, CPUS>,
+    /// Gone only in `give_back`.
+    area: Option<OwnedArea<'v, 'a, K, CPUS>>,
+    types: &'v CacheTypes<'a, K>,
+    address: VirtAddr,
     phys: PhysRange,
+    /// The whole pages.
+    pages: PhysRange,
     cache: DeviceCache,
 }
 
 impl<'v, 'a, K: Kernel, const CPUS: usize> IoMemory<'v, 'a, K, CPUS> {
-    /// Maps `bytes` bytes of a device at `start`. `map` says what is RAM.
+    /// Maps `bytes` bytes of a device at `start`. `map` says what is RAM; in `types` the mapping is written down.
     ///
     /// # Errors
     ///
@@ -164,10 +181,11 @@ impl<'v, 'a, K: Kernel, const CPUS: usize> IoMemory<'v, 'a, K, CPUS> {
     /// # Safety
     ///
     /// The device bears being mapped: reading its registers ahead of time has no effect that is not wanted, as far as the cache type lets
-    /// the CPU do it; and all other mappings of it have the same cache type.
+    /// the CPU do it; and mappings of it that are not in `types` have the same cache type.
     #[track_caller]
     pub unsafe fn new(
         areas: &'v Vmalloc<'a, K, CPUS>,
+        types: &'v CacheTypes<'a, K>,
         map: &MemoryMap,
         start: PhysAddr,
         bytes: u64,
@@ -181,27 +199,32 @@ impl<'v, 'a, K: Kernel, const CPUS: usize> IoMemory<'v, 'a, K, CPUS> {
         let request = AreaRequest::new(pages.size())
             .kind(Kind::Device)
             .protection(Protection::KERNEL_DATA.with_cache(cache.cache()));
+        types.add_mapping(pages, cache.cache())?;
         let first = pages.start().pfn().as_u64();
         // SAFETY: no RAM is in these pages, the entries can name them, and the caller answers for the device.
-        let area = unsafe { OwnedArea::map(areas, &request, |page| Pfn::new(first + page)) }?;
+        let area = unsafe { OwnedArea::map(areas, &request, |page| Pfn::new(first + page)) };
+        let area = area.inspect_err(|_| forget(types, pages))?;
         Ok(Self {
-            area,
+            // Inside the area's first page, so it is an address.
+            address: VirtAddr::new(area.start().as_u64() + start.as_u64() % FRAME_SIZE),
+            area: Some(area),
+            types,
             phys: PhysRange::new(start, bytes),
+            pages,
             cache,
         })
     }
 
     /// The virtual address of the device's first byte.
     #[must_use]
-    pub fn address(&self) -> VirtAddr {
-        // Inside the area's first page, so it is an address.
-        VirtAddr::new(self.area.start().as_u64() + self.phys.start().as_u64() % FRAME_SIZE)
+    pub const fn address(&self) -> VirtAddr {
+        self.address
     }
 
     /// The device, without what else is in its pages.
     #[must_use]
-    pub fn range(&self) -> VirtRange {
-        VirtRange::new(self.address(), self.phys.size())
+    pub const fn range(&self) -> VirtRange {
+        VirtRange::new(self.address, self.phys.size())
     }
 
     /// Where it is in physical memory.
@@ -218,8 +241,41 @@ impl<'v, 'a, K: Kernel, const CPUS: usize> IoMemory<'v, 'a, K, CPUS> {
 
     /// Unmaps it, in the caller's name.
     #[track_caller]
-    pub fn unmap(self) {
-        self.area.free();
+    pub fn unmap(mut self) {
+        self.give_back();
+    }
+
+    #[track_caller]
+    fn give_back(&mut self) {
+        let Some(area) = self.area.take() else { return };
+        let (areas, range) = (area.areas(), area.range());
+        area.free();
+        // With another type it can be mapped only when no CPU knows of this mapping any more.
+        let stale = Stale {
+            range,
+            page: PageSize::Size4K,
+            global: true,
+            tables: false,
+            root: false,
+        };
+        areas.shootdown().invalidate(&Invalidation::Range(stale));
+        forget(self.types, self.pages);
+    }
+}
+
+impl<K: Kernel, const CPUS: usize> Drop for IoMemory<'_, '_, K, CPUS> {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+/// Strikes a mapping out. When there is no frame for that, it stays in the books: its pages can have the same type only, from then on.
+fn forget<K: Kernel>(types: &CacheTypes<'_, K>, pages: PhysRange) {
+    if let Err(error) = types.remove_mapping(pages) {
+        debug_assert!(
+            !matches!(error, TypeError::Unaligned(_)),
+            "a device was mapped in whole pages: {error}"
+        );
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //!   Cpu          who am I, may I wait here, keep me here                   any kernel knows
 //!   Interrupts   keep them off here for a moment                           two instructions
+//!   CacheLines   empty the caches of these lines                            an instruction a line; only for changes of memory types
 //!   Tlb          execute this invalidation here, interrupt those CPUs      a few instructions and the local APIC
 //! ```
 //!
@@ -66,11 +67,13 @@
 //! assert_eq!(SHOOTDOWN.holders().to_string(), "0");
 //! ```
 
+mod cache_lines;
 mod cpu;
 mod cpu_mask;
 mod interrupts;
 mod tlb;
 
+pub use cache_lines::CacheLines;
 pub use cpu::{Complaint, Cpu, WrittenAfterFree};
 pub use cpu_mask::{CpuId, CpuMask, CpuMaskIter};
 pub use interrupts::Interrupts;

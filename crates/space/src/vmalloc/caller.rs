@@ -7,26 +7,31 @@ static ANCHOR: u8 = 0;
 
 /// A place in the source, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Caller(u32);
+pub(crate) struct Caller(u32);
 
 impl Caller {
     /// Where the caller of a function with `#[track_caller]` was called.
     #[inline(always)]
     #[track_caller]
-    pub(super) fn here() -> Self {
+    pub(crate) fn here() -> Self {
         Self::of(Location::caller())
     }
 
     #[inline(always)]
-    pub(super) fn of(place: &'static Location<'static>) -> Self {
+    pub(crate) fn of(place: &'static Location<'static>) -> Self {
         let address = core::ptr::from_ref(place).expose_provenance();
         let distance = address.wrapping_sub(core::ptr::from_ref(&ANCHOR).addr()) as isize;
         // A place too far away, in another image, is forgotten rather than mistaken. None is at the fixed point itself.
         i32::try_from(distance).map_or(Self(0), |distance| Self(distance as u32))
     }
 
+    /// What [`raw`](Self::raw) gave.
+    pub(crate) const fn from_raw(raw: u32) -> Self {
+        Self(raw)
+    }
+
     #[inline(always)]
-    pub(super) const fn raw(self) -> u32 {
+    pub(crate) const fn raw(self) -> u32 {
         self.0
     }
 
@@ -35,7 +40,7 @@ impl Caller {
     /// # Safety
     ///
     /// `raw` came from [`raw`](Self::raw).
-    pub(super) unsafe fn place(raw: u32) -> Option<&'static Location<'static>> {
+    pub(crate) unsafe fn place(raw: u32) -> Option<&'static Location<'static>> {
         if raw == 0 {
             return None;
         }

@@ -42,7 +42,7 @@ impl<T> Lock<T> {
 
     /// As [`with`](Self::with), for who cannot wait: `None` when it is held, perhaps for ever, by a CPU that was stopped meanwhile. `_off` is what
     /// keeps interrupts off.
-    pub(super) fn try_with<O, R>(&self, _off: &O, body: impl FnOnce(&mut T) -> R) -> Option<R> {
+    pub(crate) fn try_with<O, R>(&self, _off: &O, body: impl FnOnce(&mut T) -> R) -> Option<R> {
         if self.held.swap(true, Ordering::Acquire) {
             return None;
         }

@@ -61,7 +61,7 @@ mod allocate;
 mod apart;
 mod arena;
 mod arenas;
-mod caller;
+pub(crate) mod caller;
 mod chunk;
 mod error;
 mod free;

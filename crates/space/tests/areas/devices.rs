@@ -22,7 +22,16 @@ fn map() -> MemoryMap {
 fn check(rig: &Rig<'_, '_>, start: u64, bytes: u64, expected: &str) {
     let (map, start) = (map(), PhysAddr::new(start));
     // SAFETY: there is no device, nor a CPU.
-    let mapped = unsafe { IoMemory::new(rig.areas, &map, start, bytes, DeviceCache::default()) };
+    let mapped = unsafe {
+        IoMemory::new(
+            rig.areas,
+            rig.types,
+            &map,
+            start,
+            bytes,
+            DeviceCache::default(),
+        )
+    };
     let error = mapped.map(drop).expect_err("it must be refused");
     assert_eq!(error.to_string(), expected);
 }
@@ -83,7 +92,8 @@ fn the_offset_in_the_page_is_kept() {
         let (map, start) = (map(), PhysAddr::new(0xfed4_0ffe));
         let cache = DeviceCache::Uncached;
         // SAFETY: there is no device, nor a CPU.
-        let device = unsafe { IoMemory::new(rig.areas, &map, start, 4, cache) }.expect("room");
+        let device =
+            unsafe { IoMemory::new(rig.areas, rig.types, &map, start, 4, cache) }.expect("room");
         assert_eq!(device.address().as_u64() % K4, 0xffe);
         assert_eq!(device.phys(), PhysRange::new(start, 4));
         // Two pages: the four bytes lie in both.
@@ -116,7 +126,8 @@ fn every_cache_type_is_in_the_entries() {
             for bytes in [K4, M2] {
                 let start = PhysAddr::new(0xe000_0000);
                 // SAFETY: there is no device, nor a CPU.
-                let device = unsafe { IoMemory::new(rig.areas, &map(), start, bytes, asked) };
+                let device =
+                    unsafe { IoMemory::new(rig.areas, rig.types, &map(), start, bytes, asked) };
                 let device = device.expect("room");
                 let page = rig.page(device.address()).expect("mapped");
                 assert_eq!((page.attributes.cache, page.size.bytes()), (found, bytes));
@@ -132,7 +143,7 @@ fn every_cache_type_is_in_the_entries() {
     with_rig(setup, |rig| {
         let (start, cache) = (PhysAddr::new(0xe000_0000), DeviceCache::WriteCombining);
         // SAFETY: there is no device, nor a CPU.
-        let device = unsafe { IoMemory::new(rig.areas, &map(), start, K4, cache) };
+        let device = unsafe { IoMemory::new(rig.areas, rig.types, &map(), start, K4, cache) };
         let error = device.map(drop).expect_err("there is no such type");
         assert_eq!(error, IoError::NoSuchCache(CacheType::WriteCombining));
     });
@@ -144,7 +155,8 @@ fn large_devices_have_large_pages() {
         let pages_of = |start, bytes| {
             let (start, cache) = (PhysAddr::new(start), DeviceCache::WriteCombining);
             // SAFETY: there is no device, nor a CPU.
-            let device = unsafe { IoMemory::new(rig.areas, &map(), start, bytes, cache) };
+            let device =
+                unsafe { IoMemory::new(rig.areas, rig.types, &map(), start, bytes, cache) };
             let device = device.expect("room");
             let sizes = rig.sizes(device.range());
             let count = |size| sizes.get(&size).copied().unwrap_or_default();
@@ -168,7 +180,7 @@ fn sizes_of<E: EntryFormat>(setup: Setup, bytes: u64) -> Vec<(PageSize, u64)> {
     with_rig_of::<E>(setup, |rig| {
         let (start, cache) = (PhysAddr::new(0xc000_0000), DeviceCache::WriteCombining);
         // SAFETY: there is no device, nor a CPU.
-        let device = unsafe { IoMemory::new(rig.areas, &map(), start, bytes, cache) };
+        let device = unsafe { IoMemory::new(rig.areas, rig.types, &map(), start, bytes, cache) };
         sizes.extend(rig.sizes(device.expect("room").range()));
     });
     sizes

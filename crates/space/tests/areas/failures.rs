@@ -54,7 +54,8 @@ fn nothing_is_left_of_anything() {
             let (start, cache) = (PhysAddr::new(4 << 30), DeviceCache::default());
             fails_cleanly(rig, "a device", || {
                 // SAFETY: there is no device, nor a CPU.
-                let device = unsafe { IoMemory::new(rig.areas, &map, start, bytes, cache) };
+                let device =
+                    unsafe { IoMemory::new(rig.areas, rig.types, &map, start, bytes, cache) };
                 device.map(drop).map_err(|error| match error {
                     IoError::Area(error) => error,
                     error => panic!("{error}"),

@@ -38,7 +38,8 @@ fn rows_are_linuxs_and_in_order() {
         let device = PhysAddr::new(0xfed0_0008);
         let (cache, io_at) = (DeviceCache::default(), line!() + 2);
         // SAFETY: there is no device, nor a CPU.
-        let io = unsafe { IoMemory::new(rig.areas, &map, device, 8, cache) }.expect("room");
+        let io = unsafe { IoMemory::new(rig.areas, rig.types, &map, device, 8, cache) };
+        let io = io.expect("room");
         // SAFETY: nobody uses the frames.
         let short = unsafe { OwnedArea::map_ram(rig.areas, 2, |page| Pfn::new(0x800 + page)) };
         let short = short.expect("room");

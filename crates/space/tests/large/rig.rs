@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
+use kspace::cache_types::CacheTypes;
 use kspace::platform::{Complaint, Cpu, CpuId, CpuMask, Interrupts, LocalFlush, Tlb, TlbFeatures};
 use kspace::shootdown::{Shootdown, Unprobed};
 use kspace::vmalloc::{AreaFrames, Arenas, Debug, Kernel, Settings, Vmalloc, Want};
@@ -287,6 +288,7 @@ pub struct Rig<'a, 'r, E: EntryFormat = LongMode> {
     pub frames: &'r Buddies<'r>,
     pub cpu: &'r OneCpu,
     pub areas: &'a Areas<'r, E>,
+    pub types: &'a CacheTypes<'r, SimKernel<'r, E>>,
 }
 
 /// Runs `test` on a new machine in long mode.
@@ -321,12 +323,14 @@ pub fn with_rig_of<E: EntryFormat>(setup: Setup, test: impl FnOnce(&Rig<'_, '_, 
     let settings = Settings::new(setup.bound).debug(setup.debug);
     // SAFETY: the area is used by nobody else, and the CPU has joined the shootdown.
     let areas = unsafe { Vmalloc::new(setup.area, editor, &shootdown, &arenas, settings) };
+    let types = CacheTypes::new(shootdown.platform(), &memory, &frames);
     test(&Rig {
         setup,
         memory: &memory,
         frames: &frames,
         cpu: &cpu,
         areas: &areas.expect("there are frames"),
+        types: &types,
     });
 }
 

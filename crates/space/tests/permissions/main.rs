@@ -1,0 +1,10 @@
+//! Changing what pages allow, on a machine with hostile TLBs: against a model of pages, under any schedule, with frames running out.
+
+mod concurrent;
+mod failures;
+mod kernel;
+mod model;
+mod refusals;
+#[allow(dead_code, reason = "each test program uses its own part of it")]
+#[path = "../vmalloc/rig.rs"]
+mod simulated;
