@@ -9,6 +9,7 @@ use kspace_paging::{Editor, LinearMemory, LongMode, Walker};
 use super::frames::{take_in_all, zeroed_room};
 use super::{AllFrames, Boot, Error, OneCpu};
 use crate::areas::{DeviceCache, IoError, IoMemory};
+use crate::cache_types::CacheTypes;
 use crate::fault::{AreaSpot, Explanation, PageFault, explain};
 use crate::shootdown::{Shootdown, Unprobed, quarantine_bound};
 use crate::verify::{Claims, Difference, Verified, verify};
@@ -48,6 +49,7 @@ pub struct Space {
     map: MemoryMap,
     ground: &'static Ground,
     areas: Areas,
+    types: CacheTypes<'static, OneCpuKernel>,
 }
 
 impl Space {
@@ -89,6 +91,7 @@ impl Space {
             map: *boot.map,
             ground,
             areas,
+            types: CacheTypes::new(ground.shootdown.platform(), &ground.memory, &ground.frames),
         }))
     }
 
@@ -140,7 +143,7 @@ impl Space {
         cache: DeviceCache,
     ) -> Result<Device, IoError> {
         // SAFETY: the caller's contract.
-        unsafe { IoMemory::new(&self.areas, &self.map, start, bytes, cache) }
+        unsafe { IoMemory::new(&self.areas, &self.types, &self.map, start, bytes, cache) }
     }
 
     /// Where the direct map has `bytes` bytes of RAM from `phys` on; `None` when they are not all RAM.
