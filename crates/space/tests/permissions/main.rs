@@ -5,6 +5,5 @@ mod failures;
 mod kernel;
 mod model;
 mod refusals;
-#[allow(dead_code, reason = "each test program uses its own part of it")]
 #[path = "../vmalloc/rig.rs"]
 mod simulated;

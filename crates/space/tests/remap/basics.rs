@@ -201,7 +201,8 @@ fn a_device_keeps_its_cache_type() {
             let start = PhysAddr::new(0x1_0000_0010);
             for cache in [DeviceCache::Uncached, DeviceCache::WriteCombining] {
                 // SAFETY: there is no device.
-                let device = unsafe { IoMemory::new(rig.areas, &map, start, 2 * K4, cache) };
+                let device =
+                    unsafe { IoMemory::new(rig.areas, rig.types, &map, start, 2 * K4, cache) };
                 let device = device.expect("room");
                 // SAFETY: as above.
                 let mapped = unsafe { device.remap(space, AT, 1..3, Access::ReadWrite) };
