@@ -92,6 +92,7 @@ fn build_and_verify<F: EntryFormat>(
         fixed: &[],
         vmemmap: None,
         areas: None,
+        changes: None,
     };
     let verified = verify(&walker, &claims)?;
     assert_eq!(verified.areas, 1);
@@ -194,6 +195,7 @@ fn lowmem_may_end_in_a_hole_between_pieces_of_ram() {
         fixed: &[],
         vmemmap: None,
         areas: None,
+        changes: None,
     };
     let walker = Walker::new(mode, root, &memory).with_limits(LIMITS);
     verify(&walker, &claims).unwrap_or_else(|difference| panic!("{difference}"));

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! The explanation needs no page tables, so it works when they are broken. Where they can be walked, [`PageTables`]
-//! adds what they say. About areas that are mapped on demand, [`AreaSpot`] knows more than the layout does.
+//! adds what they say. What was [changed](Changed) on purpose is told with who did it. About areas that are mapped on demand, [`AreaSpot`] knows more than the layout does.
 
 mod cause;
 mod on_demand;
@@ -22,11 +22,12 @@ mod tables;
 use core::fmt;
 
 use kspace_frames::MemoryMap;
-use kspace_layout::{AreaState, Layout, VirtAddr};
+use kspace_layout::{AreaState, FRAME_SIZE, Layout, VirtAddr};
 use kspace_paging::access::error_code;
 use kspace_paging::{Intent, Operation, Walk};
 
 use crate::fixmap::SlotSpot;
+use crate::permissions::Changed;
 
 pub use cause::Cause;
 pub use on_demand::AreaSpot;
@@ -86,6 +87,7 @@ pub fn explain(
         intent: Some(fault.intent()),
         cause,
         spot,
+        changed: None,
     }
 }
 
@@ -99,6 +101,7 @@ pub fn explain_not_canonical(layout: &Layout, address: u64) -> Explanation {
         intent: None,
         cause: Cause::NotCanonical,
         spot,
+        changed: None,
     }
 }
 
@@ -110,6 +113,7 @@ pub struct Explanation {
     intent: Option<Intent>,
     cause: Cause,
     spot: Spot,
+    changed: Option<Changed>,
 }
 
 impl Explanation {
@@ -149,6 +153,12 @@ impl Explanation {
         }
     }
 
+    /// The same with what was changed about the page since it was mapped, if anything was.
+    #[must_use]
+    pub const fn with_change(self, changed: Option<Changed>) -> Self {
+        Self { changed, ..self }
+    }
+
     /// What the area that holds the address is for, in a few plain sentences, when the kernel has nothing there:
     /// whoever touched it may not know it.
     #[must_use]
@@ -179,6 +189,14 @@ impl fmt::Display for Explanation {
             f,
             "{user}{access} {:016x}: {}, {}",
             self.address, self.cause, self.spot
-        )
+        )?;
+        match self.changed {
+            Some(changed) => write!(
+                f,
+                "; page {} was {changed}",
+                VirtAddr::new(self.address).align_down(FRAME_SIZE)
+            ),
+            None => Ok(()),
+        }
     }
 }

@@ -33,6 +33,13 @@ impl fmt::Display for PageTables<'_> {
             End::NotPresent { level } => {
                 write!(f, "not present at level {level}")?;
                 self.write_entry(f)?;
+                if let Some(page) = self.walk.hidden() {
+                    write!(
+                        f,
+                        ": hidden, a {} page, {}, physical {}",
+                        page.size, page.attributes, page.phys
+                    )?;
+                }
             }
             End::ReservedBits { level, bits } => {
                 write!(f, "reserved bits {bits:#x} set at level {level}")?;

@@ -13,8 +13,10 @@
 //! ```
 //!
 //! What is expected is derived from the layout and the memory map, not from what any builder did; and what is found is
-//! read by the walker from the tables that the CPU uses. The first difference ends the check.
+//! read by the walker from the tables that the CPU uses. Pages that were changed on purpose since ([`ChangedPages`]) are expected as they were
+//! changed. The first difference ends the check.
 
+mod changed;
 mod compare;
 mod difference;
 mod expect;
@@ -32,11 +34,13 @@ use crate::direct_map::Plan;
 use crate::fixmap::FixedPages;
 use crate::image::ImageMap;
 
+pub use changed::ChangedPages;
 pub use difference::{Aspect, Difference, Whereabouts};
 pub use expect::{Expected, FixedPage};
 pub use on_demand::OnDemand;
 pub use rows::verify_block;
 
+use changed::WithChanges;
 use compare::{Tally, compare};
 
 /// What a kernel says it has built. The rest follows from the layout.
@@ -56,6 +60,8 @@ pub struct Claims<'a> {
     pub vmemmap: Option<VmemmapPlan<'a>>,
     /// What is mapped in area vmalloc, once it is used. Nobody makes or frees areas meanwhile.
     pub areas: Option<&'a dyn OnDemand>,
+    /// Which pages were changed since they were built. Nobody changes any meanwhile.
+    pub changes: Option<&'a dyn ChangedPages>,
 }
 
 impl<'a> Claims<'a> {
@@ -70,6 +76,7 @@ impl<'a> Claims<'a> {
             fixed: &[],
             vmemmap: None,
             areas: None,
+            changes: None,
         }
     }
 
@@ -183,6 +190,7 @@ impl<M: EntryRead + ?Sized> Check<'_, '_, M> {
             fixed,
             vmemmap,
             areas,
+            changes,
         } = self.claims;
         let (range, image) = (area.range(), self.image);
         match area.kind() {
@@ -191,9 +199,15 @@ impl<M: EntryRead + ?Sized> Check<'_, '_, M> {
                 if let Some(image) = &image {
                     plan = plan.with_image(image);
                 }
-                self.exactly(range, expect::direct_map(plan, range))
+                self.exactly(
+                    range,
+                    WithChanges::new(expect::direct_map(plan, range), changes),
+                )
             }
-            AreaKind::KernelImage => self.exactly(range, image.iter().flat_map(expect::image)),
+            AreaKind::KernelImage => {
+                let built = image.iter().flat_map(expect::image);
+                self.exactly(range, WithChanges::new(built, changes))
+            }
             AreaKind::CpuEntry => {
                 let entry = layout.cpu_entry();
                 self.exactly(

@@ -8,7 +8,7 @@
 use core::fmt;
 
 use kspace_layout::{PhysRange, VirtAddr, VirtRange};
-use kspace_paging::{EntryRead, Protection, Run, Walker};
+use kspace_paging::{Access, EntryRead, Protection, Run, Walker};
 
 use super::compare::{Tally, can_forbid_execution, next_run};
 use super::{Aspect, Check, Claims, Difference, Expected, Whereabouts};
@@ -67,6 +67,7 @@ fn live_area<M: EntryRead + ?Sized>(
     let mut tally = Tally::default();
     let mut next = area.range.start().as_u64();
     while let Some(run) = next_run(&mut runs, claims, &mut tally)? {
+        next = after_hidden(claims, next);
         if run.virt.start().as_u64() != next {
             break;
         }
@@ -80,7 +81,7 @@ fn live_area<M: EntryRead + ?Sized>(
         }
         next = run.virt.end_u64();
     }
-    let missing = VirtAddr::try_new(next)
+    let missing = VirtAddr::try_new(after_hidden(claims, next))
         .ok()
         .filter(|next| area.range.contains(*next));
     match missing.and_then(|next| VirtRange::try_from_bounds(next, area.range.last()).ok()) {
@@ -92,9 +93,30 @@ fn live_area<M: EntryRead + ?Sized>(
     }
 }
 
+/// The first address from `next` on whose page was not made non-present on purpose.
+fn after_hidden(claims: &Claims<'_>, next: u64) -> u64 {
+    let mut next = next;
+    while let Ok(address) = VirtAddr::try_new(next)
+        && let Some(changed) = claims
+            .changes
+            .and_then(|changes| changes.next_changed(address))
+        && changed.range.contains(address)
+        && !changed.present
+    {
+        next = changed.range.end_u64();
+    }
+    next
+}
+
 /// In what pages are not as pages of such an area must be.
 fn differing(run: &Run, area: &AreaInfo, claims: &Claims<'_>) -> Option<Aspect> {
-    let code = area.kind == Kind::Executable || !can_forbid_execution(claims);
+    let changed = claims
+        .changes
+        .and_then(|changes| changes.next_changed(run.virt.start()))
+        .is_some_and(|changed| {
+            changed.access == Access::ReadExecute && changed.range.contains_range(run.virt)
+        });
+    let code = area.kind == Kind::Executable || changed || !can_forbid_execution(claims);
     if run.attributes.user || (run.attributes.execute && !code) {
         return Some(Aspect::Rights);
     }

@@ -116,6 +116,7 @@ impl Machine {
             fixed: &self.fixed,
             vmemmap: None,
             areas: None,
+            changes: None,
         }
     }
 

@@ -91,7 +91,7 @@ fn run(omitted: Option<Rule>, mut numbers: Random, decide: &mut dyn Decide) -> O
         let program = |cpu: usize| -> Program<'_> {
             let rounds: Vec<u64> = (0..2).map(|_| numbers.next()).collect();
             // Neighbours, in the same large page.
-            let range = machine.direct(cpu as u64 * 4096, 1);
+            let range = machine.large(cpu as u64 * 4096, 1);
             Box::new(move || {
                 for number in rounds {
                     one_round(machine, range, number);
@@ -106,7 +106,7 @@ fn run(omitted: Option<Rule>, mut numbers: Random, decide: &mut dyn Decide) -> O
             rig.machine
                 .check()
                 .unwrap_or_else(|violation| panic!("{violation}"));
-            let first = machine.direct(0, 1).start();
+            let first = machine.large(0, 1).start();
             assert_eq!(machine.page(first).access, Access::ReadWrite);
             assert_eq!(machine.size(first), PageSize::Size1G);
             assert_eq!(machine.permissions.in_books(), (0, 0));

@@ -12,7 +12,7 @@ fn fail_in_turn(machine: &Machine<'_, '_, '_>, range: VirtRange, change: Change)
     let frames = machine.rig.frames.frames;
     let snapshot = || -> Vec<_> {
         let pages =
-            (0..16).flat_map(|page| [machine.direct(page * K4, 1), machine.direct(GIB - K4, 1)]);
+            (0..16).flat_map(|page| [machine.large(page * K4, 1), machine.large(GIB - K4, 1)]);
         let mut all: Vec<_> = pages
             .chain([machine.area])
             .map(|range| machine.page(range.start()))
@@ -64,10 +64,10 @@ fn a_failure_anywhere_changes_nothing() {
     for change in [Change::ReadOnly, Change::NonPresent, Change::Uncached] {
         with_kernel(Setup::new(), |machine| {
             // Two tables, two books; a third for memory types.
-            let direct = fail_in_turn(machine, machine.direct(3 * K4, 2), change);
+            let direct = fail_in_turn(machine, machine.large(3 * K4, 2), change);
             assert!(direct >= 4, "{direct}");
             // A part of the first gigabyte and a part of the second.
-            let both = fail_in_turn(machine, machine.direct(GIB - K4, 2), change);
+            let both = fail_in_turn(machine, machine.large(GIB - K4, 2), change);
             assert!(both >= 2, "{both}");
             // In its area the pages are small; their other places are not.
             let area = fail_in_turn(machine, machine.area, change);
@@ -81,9 +81,9 @@ fn a_failure_to_restore_changes_nothing() {
     with_kernel(Setup::new(), |machine| {
         let frames = machine.rig.frames.frames;
         // All of a large page, which stays large; a part of it is to come back.
-        let whole = machine.direct(0, GIB / K4);
+        let whole = machine.large(0, GIB / K4);
         machine.set(whole, Change::ReadOnly).expect("no table");
-        let part = machine.direct(5 * K4, 1);
+        let part = machine.large(5 * K4, 1);
         frames.set_budget(Some(1));
         let error = machine.restore(part).expect_err("two tables are needed");
         frames.set_budget(None);
@@ -98,7 +98,7 @@ fn a_failure_to_restore_changes_nothing() {
             machine.page(part.start()).access,
             kspace_paging::Access::ReadWrite
         );
-        let beside = machine.direct(6 * K4, 1);
+        let beside = machine.large(6 * K4, 1);
         assert_eq!(
             machine.page(beside.start()).access,
             kspace_paging::Access::ReadOnly

@@ -1,8 +1,12 @@
-//! A kernel with 2 GiB of direct map in pages of 1 GiB, an image, an area of eight pages, and a device.
+//! A kernel with 3 GiB of direct map, two of them in pages of 1 GiB, an image, an area of eight pages, and a device.
 
 use kspace::cache_types::CacheTypes;
+use kspace::cpu_entry;
+use kspace::direct_map::{self, Plan};
+use kspace::image::{self, ImageMap};
 use kspace::permissions::{Change, PermissionError, Permissions};
 use kspace::vmalloc::{AreaRequest, Kind};
+use kspace_frames::{FirmwareEntry, MemoryMap};
 use kspace_layout::{
     AreaKind, KernelImage, Layout, PageSize, PagingMode, Pfn, PhysAddr, SectionKind, VirtAddr,
     VirtRange, X86_64,
@@ -12,7 +16,7 @@ use kspace_paging::{Access, CacheType, LongMode, Protection, Walker};
 use crate::simulated::{CPUS, K4, M2, Rig, Setup, SimKernel, with_rig};
 
 pub const GIB: u64 = 1 << 30;
-const IMAGE_PHYS: u64 = GIB + (16 << 20);
+const IMAGE_PHYS: u64 = 512 << 20;
 const IMAGE: VirtAddr = VirtAddr::new(0xffff_ffff_8100_0000);
 /// Pages of each section of the image.
 pub const SECTION: u64 = 4;
@@ -23,6 +27,7 @@ pub type Sim<'v, 'r> = Permissions<'v, 'r, SimKernel<'r, LongMode>, CPUS>;
 pub struct Machine<'v, 'a, 'r> {
     pub rig: &'v Rig<'a, 'r, LongMode>,
     pub layout: &'v Layout,
+    pub map: &'v MemoryMap,
     pub permissions: &'v Sim<'v, 'r>,
     pub area: VirtRange,
     pub device: VirtRange,
@@ -37,7 +42,7 @@ pub struct PageState {
     pub present: bool,
 }
 
-fn image() -> KernelImage {
+fn image_at() -> KernelImage {
     let at = |page, pages| {
         let start = IMAGE.checked_add(page * K4).expect("in the image");
         VirtRange::new(start, pages * K4)
@@ -52,10 +57,11 @@ fn image() -> KernelImage {
 
 /// Runs `test` on a machine with such a kernel; with several CPUs they have yet to join.
 pub fn with_kernel(setup: Setup, test: impl FnOnce(&Machine<'_, '_, '_>)) {
-    let layout = X86_64::new(PagingMode::FourLevel, PhysAddr::new(2 * GIB - 1)).image(image());
+    let layout = X86_64::new(PagingMode::FourLevel, PhysAddr::new(3 * GIB - 1)).image(image_at());
     let layout = layout.build().expect("a sound layout");
+    let map = memory_map();
     with_rig::<LongMode>(setup, |rig| {
-        build(rig, &layout);
+        build(rig, &layout, &map);
         for cpu in 0..setup.cpus {
             // The root has more entries now.
             rig.machine
@@ -79,6 +85,7 @@ pub fn with_kernel(setup: Setup, test: impl FnOnce(&Machine<'_, '_, '_>)) {
         test(&Machine {
             rig,
             layout: &layout,
+            map: &map,
             permissions: &permissions,
             area,
             device: device.expect("room"),
@@ -87,36 +94,24 @@ pub fn with_kernel(setup: Setup, test: impl FnOnce(&Machine<'_, '_, '_>)) {
 }
 
 /// Maps direct map and image as a kernel does.
-fn build(rig: &Rig<'_, '_, LongMode>, layout: &Layout) {
+fn build(rig: &Rig<'_, '_, LongMode>, layout: &Layout, map: &MemoryMap) {
     let tables = rig.areas.tables();
-    let direct = layout.direct_map_covered().expect("there is one");
-    tables
-        .map(
-            direct,
-            PhysAddr::ZERO,
-            Protection::KERNEL_DATA,
-            PageSize::Size1G,
-        )
-        .expect("room");
-    let image = layout.image().expect("there is one");
-    let ro = VirtRange::new(
-        layout.phys_to_virt(image.phys().start()).expect("RAM"),
-        2 * SECTION * K4,
-    );
-    let token = tables.protect(ro, Protection::KERNEL_RODATA).expect("room");
-    // SAFETY: no CPU has used these tables.
-    unsafe { token.discharged(tables.memory(), tables.frames()) };
-    for section in image.sections() {
-        let protection = match section.kind {
-            SectionKind::Text => Protection::KERNEL_TEXT,
-            SectionKind::Rodata => Protection::KERNEL_RODATA,
-            _ => Protection::KERNEL_DATA,
-        };
-        let phys = image.virt_to_phys(section.range.start()).expect("in it");
-        tables
-            .map(section.range, phys, protection, PageSize::Size4K)
-            .expect("room");
-    }
+    let sections = ImageMap::try_new(&image_at()).expect("sections on pages");
+    let plan = Plan::for_layout(layout, map, tables.limits()).with_image(&sections);
+    direct_map::build(tables, layout, &plan).expect("room");
+    image::build(tables, &sections).expect("room");
+    let entry = layout.cpu_entry().expect("x86-64 has one");
+    cpu_entry::build(tables, entry, 0).expect("room");
+}
+
+/// 3 GiB of RAM, and nothing else: the first GiB is in small pages, because the image is in it, and the first MiB.
+fn memory_map() -> MemoryMap {
+    let entry = FirmwareEntry {
+        start: 0,
+        size: 3 * GIB,
+        kind: 1,
+    };
+    MemoryMap::from_firmware([entry], 46, |_| ()).expect("a sound map")
 }
 
 impl<'r> Machine<'_, '_, 'r> {
@@ -131,7 +126,7 @@ impl<'r> Machine<'_, '_, 'r> {
         unsafe { self.permissions.restore(range.start(), range.size()) }
     }
 
-    fn walker(&self) -> Walker<'r, crate::simulated::TestMemory<'r>> {
+    pub fn walker(&self) -> Walker<'r, crate::simulated::TestMemory<'r>> {
         let tables = self.rig.areas.tables();
         Walker::new(tables.mode(), tables.root(), tables.memory()).with_limits(tables.limits())
     }
@@ -168,6 +163,11 @@ impl<'r> Machine<'_, '_, 'r> {
         VirtRange::new(start, pages * K4)
     }
 
+    /// `pages` pages of the direct map's large pages, from a distance to the first of them on.
+    pub fn large(&self, at: u64, pages: u64) -> VirtRange {
+        self.direct(GIB + at, pages)
+    }
+
     /// A section of the image.
     pub fn section(&self, kind: SectionKind) -> VirtRange {
         let image = self.layout.image().expect("there is one");
@@ -183,7 +183,7 @@ impl<'r> Machine<'_, '_, 'r> {
     }
 }
 
-/// Of 2 MiB pages in the direct map, addresses at whose borders something may go wrong: first and last page of a stretch.
+/// Of the direct map's large pages, addresses at whose borders something may go wrong: first and last page of a stretch.
 pub const STRETCHES: [(u64, u64); 7] = [
     (0, K4),
     (K4, M2 - K4),

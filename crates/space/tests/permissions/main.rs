@@ -7,3 +7,4 @@ mod model;
 mod refusals;
 #[path = "../vmalloc/rig.rs"]
 mod simulated;
+mod told;

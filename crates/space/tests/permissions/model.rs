@@ -35,8 +35,8 @@ impl Model {
             }
         };
         for (start, end) in STRETCHES {
-            add(Ground::Direct, machine.direct(start, 1));
-            add(Ground::Direct, machine.direct(end - K4, 1));
+            add(Ground::Direct, machine.large(start, 1));
+            add(Ground::Direct, machine.large(end - K4, 1));
         }
         for section in machine.layout.image().expect("there is one").sections() {
             add(Ground::Image, section.range);
@@ -298,7 +298,7 @@ fn range_of(machine: &Machine<'_, '_, '_>, what: usize, from: u64, to: u64) -> V
                 } else {
                     first
                 };
-            machine.direct(start, (end - start) / K4)
+            machine.large(start, (end - start) / K4)
         }
     }
 }
@@ -331,7 +331,7 @@ proptest! {
             check(machine, &model);
             // The way back.
             machine.restore(machine.area).expect("it is there");
-            machine.restore(machine.direct(0, 2 * GIB / K4)).expect("it is there");
+            machine.restore(machine.direct(0, 3 * GIB / K4)).expect("it is there");
             for section in machine.layout.image().expect("there is one").sections() {
                 machine.restore(section.range).expect("it is there");
             }
@@ -347,8 +347,8 @@ proptest! {
 #[test]
 fn a_page_of_1_gib_is_split_and_comes_back() {
     with_kernel(Setup::new(), |machine| {
-        let page = machine.direct(5 * K4, 1);
-        let other = machine.direct(GIB / 2, 3);
+        let page = machine.large(5 * K4, 1);
+        let other = machine.large(GIB / 2, 3);
         assert_eq!(machine.size(page.start()), PageSize::Size1G);
         let frames = machine.rig.frames.frames.in_use();
         machine.set(page, Change::ReadOnly).expect("frames");
@@ -372,8 +372,8 @@ fn a_page_of_1_gib_is_split_and_comes_back() {
 #[test]
 fn what_was_not_there_needs_no_flush_and_the_rest_exactly_one() {
     with_kernel(Setup::new(), |machine| {
-        let page = machine.direct(5 * K4, 1);
-        let beside = machine.direct(7 * K4, 1);
+        let page = machine.large(5 * K4, 1);
+        let beside = machine.large(7 * K4, 1);
         machine.set(beside, Change::ReadOnly).expect("frames");
         let flushes = || machine.rig.machine.performed(0);
         let _ = flushes();

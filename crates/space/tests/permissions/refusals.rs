@@ -74,7 +74,7 @@ fn places_that_are_not_to_be_changed() {
         let end = machine
             .direct(0, 1)
             .start()
-            .checked_add(2 << 30)
+            .checked_add(3 << 30)
             .expect("an address");
         assert_eq!(refused(machine, end, K4, np).0, Problem::NotMapped(end));
         let guard = machine.area.last().checked_add(1).expect("an address");
