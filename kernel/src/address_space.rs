@@ -68,6 +68,7 @@ impl Plan {
             fixed,
             vmemmap,
             areas,
+            changes: None,
         }
     }
 }

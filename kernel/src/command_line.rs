@@ -50,6 +50,8 @@ pub struct CommandLine {
     pub vmalloc_quarantine: Option<u64>,
     /// `seed=N`: what the stress delays at random follows from this; 0 means no delays. Without it each boot draws one.
     pub seed: Option<u64>,
+    /// `test-permissions`: change rights, memory types and presence of live pages.
+    pub test_permissions: bool,
     /// `provoke=NAME`: provoke a fault once booted, to see it explained.
     pub provoke: Option<Provocation>,
 }
@@ -101,11 +103,15 @@ pub enum Provocation {
     PanicEverywhere,
     /// Allocate until the heap has nothing left.
     HeapExhausted,
+    /// Write to a page of an area that was made read-only.
+    ReadOnlyPage,
+    /// Read a page of the direct map that was made non-present.
+    NonPresentPage,
 }
 
 impl Provocation {
     /// Every provocation with the word that asks for it.
-    pub const ALL: [(&'static str, Self); 22] = [
+    pub const ALL: [(&'static str, Self); 24] = [
         ("write-text", Self::WriteText),
         ("write-rodata", Self::WriteRodata),
         ("write-text-alias", Self::WriteTextAlias),
@@ -128,6 +134,8 @@ impl Provocation {
         ("panic", Self::Panic),
         ("panic-everywhere", Self::PanicEverywhere),
         ("heap-exhausted", Self::HeapExhausted),
+        ("read-only-page", Self::ReadOnlyPage),
+        ("non-present-page", Self::NonPresentPage),
     ];
 }
 
@@ -168,7 +176,7 @@ impl fmt::Display for Rejected<'_> {
             Self::Unknown(word) => write!(
                 f,
                 "command line: \"{word}\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
-                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= fragment-vmalloc vmalloc-quarantine= seed= provoke="
+                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= fragment-vmalloc vmalloc-quarantine= test-permissions seed= provoke="
             ),
             Self::BadSize(word, error) => {
                 write!(f, "command line: \"{word}\" was not used: {error}")
@@ -240,6 +248,7 @@ impl CommandLine {
             "measure" => self.measure = true,
             "halt" => self.halt = true,
             "fragment-vmalloc" => self.fragment_vmalloc = true,
+            "test-permissions" => self.test_permissions = true,
             _ => {
                 if let Some(value) = word.strip_prefix("mem=") {
                     let size = parse_size(value.as_bytes())
@@ -305,7 +314,7 @@ mod tests {
     fn known_words_are_taken_and_spaces_ignored() {
         let (parsed, messages) = check(
             b"  nokaslr no5lvl\tnogbpages  mem=64M numa=off min_free_kbytes=4096 show=iomem,zoneinfo dmesg halt measure stress=5 stress-frames=6 seed=7 \
-              test-vmalloc=vm_map_ram_test,fix_size_alloc_test:8 soak-vmalloc=9 fragment-vmalloc vmalloc-quarantine=10 provoke=null ",
+              test-vmalloc=vm_map_ram_test,fix_size_alloc_test:8 soak-vmalloc=9 fragment-vmalloc vmalloc-quarantine=10 test-permissions provoke=null ",
         );
         assert_eq!(messages, Vec::<String>::new());
         let expected = CommandLine {
@@ -325,6 +334,7 @@ mod tests {
             soak_vmalloc: Some(9),
             fragment_vmalloc: true,
             vmalloc_quarantine: Some(10),
+            test_permissions: true,
             seed: Some(7),
             provoke: Some(Provocation::Null),
         };
@@ -339,12 +349,12 @@ mod tests {
             messages,
             [
                 "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
-                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= fragment-vmalloc vmalloc-quarantine= seed= provoke=",
+                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= fragment-vmalloc vmalloc-quarantine= test-permissions seed= provoke=",
                 "command line: the word at byte 8 is not UTF-8 and was not used",
                 "command line: \"provoke=fire\" was not used; provoke= knows write-text write-rodata write-text-alias \
-                 execute-data null non-canonical stack-overflow guard-page vmalloc freed-area area-guard double-vfree unmapped-user empty-slot direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere heap-exhausted",
+                 execute-data null non-canonical stack-overflow guard-page vmalloc freed-area area-guard double-vfree unmapped-user empty-slot direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere heap-exhausted read-only-page non-present-page",
                 "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
-                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= fragment-vmalloc vmalloc-quarantine= seed= provoke=",
+                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= fragment-vmalloc vmalloc-quarantine= test-permissions seed= provoke=",
                 "command line: \"stress=-1\" was not used: its value is no decimal number",
             ]
         );
@@ -365,8 +375,8 @@ mod tests {
                 "command line: \"min_free_kbytes=\" was not used: its value is no decimal number",
                 "command line: \"show=zoneinfo,slabinfo\" was not used: \"slabinfo\" is no text; show= knows zoneinfo buddyinfo iomem \
                  meminfo",
-                "command line: \"show=\" was not used: \"\" is no text; show= knows zoneinfo buddyinfo iomem meminfo",
-                "command line: \"show=zoneinfo,\" was not used: \"\" is no text; show= knows zoneinfo buddyinfo iomem meminfo",
+                "command line: \"show=\" was not used: \"\" is no text; show= knows zoneinfo buddyinfo iomem meminfo memtype",
+                "command line: \"show=zoneinfo,\" was not used: \"\" is no text; show= knows zoneinfo buddyinfo iomem meminfo memtype",
             ]
         );
     }

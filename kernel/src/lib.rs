@@ -10,6 +10,7 @@
 //!   address_space.rs      builds the layout, the tables, and checks them: no instruction of any architecture
 //!   memory/               nodes, zones, the heap
 //!   vmalloc/              areas mapped on demand
+//!   permissions/          rights and memory types of live pages, changed
 //!   memory_report/        what the log says of them, in Linux's words
 //!   report.rs             what the boot log says
 //! ```
@@ -41,6 +42,8 @@ mod memory;
 mod memory_report;
 #[cfg(target_os = "none")]
 mod panic;
+#[cfg(target_os = "none")]
+mod permissions;
 #[cfg(target_os = "none")]
 mod report;
 #[cfg(target_os = "none")]

@@ -13,11 +13,19 @@ pub enum Text {
     Iomem,
     /// How much memory there is, and what it is used for.
     Meminfo,
+    /// Which memory type each range is mapped with (Linux: under /sys/kernel/debug/x86).
+    Memtype,
 }
 
 impl Text {
     /// All of them, in the order in which they are printed.
-    pub const ALL: [Self; 4] = [Self::Zoneinfo, Self::Buddyinfo, Self::Iomem, Self::Meminfo];
+    pub const ALL: [Self; 5] = [
+        Self::Zoneinfo,
+        Self::Buddyinfo,
+        Self::Iomem,
+        Self::Meminfo,
+        Self::Memtype,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -25,6 +33,7 @@ impl Text {
             Self::Buddyinfo => "buddyinfo",
             Self::Iomem => "iomem",
             Self::Meminfo => "meminfo",
+            Self::Memtype => "memtype",
         }
     }
 }

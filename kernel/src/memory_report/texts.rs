@@ -12,7 +12,7 @@ use super::resources::resources;
 use crate::acpi::Topology;
 use crate::address_space::{self, Plan};
 use crate::command_line::{Shown, Text};
-use crate::{info, info_lines};
+use crate::{info, info_lines, permissions};
 
 /// What the texts are about.
 #[derive(Clone, Copy)]
@@ -41,6 +41,11 @@ pub fn show(shown: Shown, sight: &Sight<'_>) {
                 info_lines!("{}", Iomem(resources(memory_map, layout.image())));
             }
             Text::Meminfo => meminfo(sight),
+            Text::Memtype => {
+                if let Some(rights) = permissions::get() {
+                    info_lines!("{}", rights.types().list());
+                }
+            }
         }
     }
 }

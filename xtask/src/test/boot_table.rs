@@ -7,6 +7,7 @@
 use super::fixmap::FIXMAP;
 use super::hostile_boots::{MEMORY_MAPS, START_INFOS};
 use super::many_cpus::MANY_CPUS;
+use super::permissions::PERMISSIONS;
 use super::start_info::Alteration;
 use super::vmalloc::AREAS;
 
@@ -69,6 +70,7 @@ pub(crate) const BOOTS: &[&[BootCase]] = &[
     MANY_CPUS,
     AREAS,
     FIXMAP,
+    PERMISSIONS,
     POOR_CPUS,
     START_INFOS,
     MEMORY_MAPS,

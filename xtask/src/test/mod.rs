@@ -8,6 +8,7 @@ mod hostile_boots;
 mod machinery;
 mod many_cpus;
 mod numa;
+mod permissions;
 mod report;
 mod start_info;
 mod steps;

@@ -104,16 +104,19 @@ struct Needs {
 /// Makes one adjustment.
 pub(super) type Adjust<'f> = dyn FnMut(VirtRange, Adjustment) -> Result<(), Problem> + 'f;
 
+/// Tokens that are kept apart until a flush; it stands on a kernel's stack.
+const TOKENS: usize = 4;
+
 /// What all CPUs must forget before the next phase: some tokens one by one, so that what is flushed is what was changed.
 struct Owed {
-    tokens: [Option<Flush>; 16],
+    tokens: [Option<Flush>; TOKENS],
     count: usize,
 }
 
 impl Owed {
     const fn nothing() -> Self {
         Self {
-            tokens: [const { None }; 16],
+            tokens: [const { None }; TOKENS],
             count: 0,
         }
     }
@@ -138,14 +141,11 @@ impl Owed {
 }
 
 impl<'a, K: Kernel, const CPUS: usize> Permissions<'_, 'a, K, CPUS> {
-    fn flush(&self, owed: Owed) {
-        let asked = owed.tokens.each_ref().map(|token| {
-            token
-                .as_ref()
-                .and_then(|token| token.invalidation().copied())
-        });
-        self.shootdown.invalidate_all(asked.into_iter().flatten());
-        for token in owed.tokens.into_iter().flatten() {
+    fn flush(&self, owed: &mut Owed) {
+        let asked = owed.tokens.iter().flatten();
+        let asked = asked.filter_map(|token| token.invalidation().copied());
+        self.shootdown.invalidate_all(asked);
+        for token in owed.tokens.iter_mut().filter_map(Option::take) {
             // SAFETY: all that any of them names was flushed just now.
             unsafe { token.discharged(self.tables.memory(), self.tables.frames()) };
         }
@@ -166,7 +166,7 @@ impl<'a, K: Kernel, const CPUS: usize> Permissions<'_, 'a, K, CPUS> {
         if let Err(problem) = done {
             panic!("tables were changed by somebody else while their turn was held: {problem:?}");
         }
-        self.flush(owed);
+        self.flush(&mut owed);
     }
 
     /// Large pages that are uniform again become large again, where they have addresses of `range`.

@@ -70,7 +70,8 @@ fn devices_that_are_none() {
             let start = PhysAddr::new(start);
             let cache = DeviceCache::default();
             // SAFETY: it is refused.
-            let asked = || unsafe { IoMemory::new(rig.areas, &map, start, bytes, cache) };
+            let asked =
+                || unsafe { IoMemory::new(rig.areas, rig.types, &map, start, bytes, cache) };
             says(rig, asked, text);
         };
         device(

@@ -9,7 +9,7 @@ use super::boot::Handoff;
 use super::fixmap;
 use super::traps::{REGISTER_NAMES, TrapFrame};
 use super::vector;
-use crate::{info, vmalloc};
+use crate::{info, permissions, vmalloc};
 
 static KNOWN: Once<&'static Handoff> = Once::new();
 
@@ -63,7 +63,8 @@ fn page_fault(handoff: &Handoff, address: u64, error_code: u32) {
     let slot = fixmap::slots().and_then(|slots| slots.spot(address));
     let explanation = explanation
         .with_area(vmalloc::spot(address))
-        .with_slot(slot);
+        .with_slot(slot)
+        .with_change(permissions::changed(address));
     info!("fault: {explanation}");
     if let Some(purpose) = explanation.purpose() {
         info!("  what that area is for: {purpose}");

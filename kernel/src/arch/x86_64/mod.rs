@@ -3,6 +3,7 @@
 mod apic;
 mod atomic_context;
 mod boot;
+mod cache_lines;
 mod clock;
 mod console;
 mod cpu;

@@ -3,6 +3,7 @@
 use core::arch::asm;
 
 use kspace::areas::OwnedArea;
+use kspace::permissions::Change;
 use kspace::vmalloc::AreaRequest;
 use kspace_layout::{
     AreaKind, EntryPart, EntryStack, FixmapSlot, Layout, PageSize, VirtAddr, VirtRange,
@@ -15,7 +16,7 @@ use super::{PageFormat, shootdown, user_space, work};
 use crate::address_space::Plan;
 use crate::command_line::Provocation;
 use crate::vmalloc::{self, Areas, workloads};
-use crate::{info, report};
+use crate::{info, permissions, report};
 
 /// A constant that lies in `.rodata`.
 static CONSTANT: u64 = 0x6b73_7061_6365;
@@ -69,6 +70,22 @@ pub fn provoke(provocation: Provocation, handoff: &Handoff) {
         }
         Provocation::DoubleVfree => double_vfree(),
         Provocation::UnmappedUser => read_unmapped_user(),
+        Provocation::ReadOnlyPage => touch_area(|area, _| {
+            if change(area, Change::ReadOnly) {
+                write(area.start().as_u64());
+            }
+        }),
+        Provocation::NonPresentPage => touch_area(|area, areas| {
+            let frame = areas.tables().memory();
+            let walker = handoff.walker(frame);
+            let place = walker.translate(area.start());
+            let place = place.and_then(|phys| layout.phys_to_virt(phys).ok());
+            if let Some(place) = place
+                && change(VirtRange::new(place, 4096), Change::NonPresent)
+            {
+                read(place.as_u64());
+            }
+        }),
         Provocation::DirectMapHole => {
             let hole = report::hole_in_ram(&handoff.plan.memory_map, layout);
             hole.into_iter().for_each(|hole| read(hole.as_u64()));
@@ -137,6 +154,22 @@ fn read_unmapped_user() {
         })
     });
     info!("provoke: nothing faulted: {done:?}");
+}
+
+/// Changes pages that nobody but the fault uses; whether that was done.
+#[track_caller]
+fn change(range: VirtRange, change: Change) -> bool {
+    let Some(rights) = permissions::get() else {
+        return false;
+    };
+    // SAFETY: what touches them is meant to fault.
+    match unsafe { rights.set(range.start(), range.size(), change) } {
+        Ok(()) => true,
+        Err(error) => {
+            info!("provoke: {error}");
+            false
+        }
+    }
 }
 
 /// Leaks pieces of 1 MiB until there are no more.

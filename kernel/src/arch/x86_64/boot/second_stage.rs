@@ -12,8 +12,8 @@ use crate::arch::x86_64::{
 use crate::memory::{self, Site};
 use crate::memory_report::{self, Sight};
 use crate::vmalloc::{self, workloads};
-use crate::{info, log, report};
-use kspace::verify::OnDemand;
+use crate::{info, log, permissions, report};
+use kspace::verify::{ChangedPages, Claims, OnDemand};
 
 /// Called once by [`switch`](super::switch), never to return.
 pub extern "C" fn second_stage() -> ! {
@@ -108,7 +108,15 @@ fn bring_up_areas(handoff: &'static Handoff, ram: &'static memory::Memory) {
     let quarantine = handoff.command_line.vmalloc_quarantine;
     // SAFETY: the other CPUs have not been started, and the first stage made these tables and maps nothing in the area.
     let areas = unsafe { vmalloc::bring_up(plan, handoff.root, ram, nodes, cpus, quarantine) };
-    if let Err(error) = areas {
+    let areas = match areas {
+        Ok(areas) => areas,
+        Err(error) => {
+            info!("kspace: cannot boot: {error}");
+            leave::leave(Outcome::Failure)
+        }
+    };
+    // SAFETY: the first stage built direct map and image by this plan; what is changed of them from now on is changed there.
+    if let Err(error) = unsafe { permissions::bring_up(plan, areas) } {
         info!("kspace: cannot boot: {error}");
         leave::leave(Outcome::Failure)
     }
@@ -123,7 +131,10 @@ fn check_live_tables(handoff: &Handoff, memory: &Window) {
     let plan = &handoff.plan;
     let areas = vmalloc::get().map(|areas| areas as &dyn OnDemand);
     let Some(fixed) = fixmap::slots() else { return };
-    let claims = plan.claims(startup::cpus_with_entry_area(), fixed, vmemmap, areas);
+    let claims = Claims {
+        changes: permissions::get().map(|rights| rights as &dyn ChangedPages),
+        ..plan.claims(startup::cpus_with_entry_area(), fixed, vmemmap, areas)
+    };
     match kspace::verify::verify(&handoff.walker(memory), &claims) {
         Ok(verified) => info!("{verified}"),
         Err(difference) => {
@@ -160,6 +171,7 @@ fn finish(handoff: &'static Handoff) -> ! {
         }
     }
     use_areas(handoff);
+    change_pages(handoff);
     show(handoff);
     if handoff.command_line.dmesg {
         log::replay();
@@ -192,6 +204,21 @@ fn use_areas(handoff: &'static Handoff) {
     if (words.test_vmalloc.is_some() || words.soak_vmalloc.is_some() || words.fragment_vmalloc)
         && let Some(memory) = handoff.memory()
     {
+        check_live_tables(handoff, &memory);
+    }
+}
+
+/// Changes live pages, if the command line asks for it.
+#[inline(never)]
+fn change_pages(handoff: &'static Handoff) {
+    if !handoff.command_line.test_permissions {
+        return;
+    }
+    if !permissions::run() {
+        info!("kspace: pages were not changed as they should be");
+        leave::leave(Outcome::Failure)
+    }
+    if let Some(memory) = handoff.memory() {
         check_live_tables(handoff, &memory);
     }
 }
