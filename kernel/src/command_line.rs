@@ -374,7 +374,7 @@ mod tests {
                 "command line: \"min_free_kbytes=64M\" was not used: its value is no decimal number",
                 "command line: \"min_free_kbytes=\" was not used: its value is no decimal number",
                 "command line: \"show=zoneinfo,slabinfo\" was not used: \"slabinfo\" is no text; show= knows zoneinfo buddyinfo iomem \
-                 meminfo",
+                 meminfo memtype",
                 "command line: \"show=\" was not used: \"\" is no text; show= knows zoneinfo buddyinfo iomem meminfo memtype",
                 "command line: \"show=zoneinfo,\" was not used: \"\" is no text; show= knows zoneinfo buddyinfo iomem meminfo memtype",
             ]
