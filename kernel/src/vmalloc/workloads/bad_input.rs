@@ -13,6 +13,7 @@ use super::account::Account;
 use crate::address_space::Plan;
 use crate::info;
 use crate::memory::{self, Memory};
+use crate::permissions;
 use crate::vmalloc::Areas;
 
 /// True when everything was refused, and nothing was lost.
@@ -105,9 +106,13 @@ fn devices(areas: &Areas, plan: &Plan) -> Counts {
     let map = &plan.memory_map;
     let ram = map.ram().last().map_or(PhysAddr::ZERO, |ram| ram.start());
     let end = PhysAddr::new((1 << 52) - FRAME_SIZE);
+    let Some(types) = permissions::get().map(permissions::Rights::types) else {
+        return counts;
+    };
     for (start, bytes) in [(ram, 8), (end, 2 * FRAME_SIZE), (end, u64::MAX), (ram, 0)] {
         // SAFETY: it is refused, and if not, the mapping is never used.
-        let device = unsafe { IoMemory::new(areas, map, start, bytes, DeviceCache::default()) };
+        let device =
+            unsafe { IoMemory::new(areas, types, map, start, bytes, DeviceCache::default()) };
         refused(&mut counts, device);
     }
     counts
