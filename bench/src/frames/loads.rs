@@ -137,6 +137,10 @@ pub fn count_pairs<C: Contender>(contender: &C, mut words: impl Iterator<Item = 
     let cpu = contender.cpu(0);
     match order.as_deref() {
         Some("0") => drop(pairs::<C, 0>(contender, &cpu, count)),
+        Some("1") => drop(pairs::<C, 1>(contender, &cpu, count)),
+        Some("3") => drop(pairs::<C, 3>(contender, &cpu, count)),
+        Some("6") => drop(pairs::<C, 6>(contender, &cpu, count)),
+        Some("8") => drop(pairs::<C, 8>(contender, &cpu, count)),
         Some("9") => drop(pairs::<C, 9>(contender, &cpu, count)),
         Some("none") => (0..count).for_each(|number| {
             black_box(number);

@@ -12,8 +12,9 @@
 //! What fits is found only by looking at bits. Where there is none, many searches would look at them in vain, so a CPU that
 //! has found none in its own tree does without it for one search, then for two, four, and so on; and so for its neighbours.
 //!
-//! Runs begin with the huge frame that the last one came from, as long as it is partly free: one cache line of bits, instead of
-//! all those of a tree.
+//! Runs begin with the huge frame that the last one came from, as long as it is not full: one cache line of bits, instead of
+//! all those of a tree. When all that was taken there has come back, it is whole again, and broken again for the next run: that is one huge
+//! frame for each CPU, and saves the search for who takes and gives in turn.
 //!
 //! The counts of trees lag (`tree`), so an allocation may fail while another CPU is between two steps of giving back what
 //! would have fitted; who can wait tries again.
@@ -121,7 +122,7 @@ impl FrameAllocator<'_> {
         Some(found)
     }
 
-    /// Takes a run from the huge frame that this CPU's last long one came from, if it is partly free.
+    /// Takes a run from the huge frame that this CPU's last long one came from, if it is not full.
     fn run_again(&self, slot: &CpuSlot, pause: &Pause, order: Order) -> Option<FrameId> {
         let (huge, _) = remembered_run(slot)?;
         let fit = if order.get() < LONG && pause.is_over() {
@@ -129,13 +130,22 @@ impl FrameAllocator<'_> {
         } else {
             Fit::Any
         };
+        if self.counter(huge).fill() == Fill::Free {
+            // All that this CPU took there has come back: it may well go on so.
+            return self.take_run_at(huge, 0, order, Fit::Any);
+        }
         self.take_run_in(huge, order, fit)
     }
 
     /// Takes `len` frames in a row, 2 to 256: from the huge frame that the last run or row came from, or else from this CPU's own tree; or
     /// from a whole one anywhere, or as they come nearby.
     pub(super) fn find_row(&self, pin: &PinnedCpu, slot: &CpuSlot, len: usize) -> Option<FrameId> {
-        let again = remembered_run(slot).and_then(|(huge, _)| self.take_row_in(huge, len));
+        let again = remembered_run(slot).and_then(|(huge, _)| {
+            if self.counter(huge).fill() == Fill::Free {
+                return self.take_row_at(huge, 0, len);
+            }
+            self.take_row_in(huge, len)
+        });
         let found = match again {
             Some(found) => found,
             None => self.search_row(pin, slot, len)?,

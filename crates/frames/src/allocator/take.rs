@@ -138,7 +138,7 @@ impl FrameAllocator<'_> {
     }
 
     /// Takes the `len` frames from `at`, or whichever are free when others have come between.
-    fn take_row_at(&self, huge: HugeId, mut at: usize, len: usize) -> Option<FrameId> {
+    pub(super) fn take_row_at(&self, huge: HugeId, mut at: usize, len: usize) -> Option<FrameId> {
         let (_, mut change) = self.counter(huge).reserve(len, len)?;
         let mut claimed = self.bits(huge).claim_range(at, len);
         while !claimed {
@@ -153,7 +153,13 @@ impl FrameAllocator<'_> {
         claimed.then(|| huge.first_frame().plus(at))
     }
 
-    fn take_run_at(&self, huge: HugeId, place: usize, order: Order, fit: Fit) -> Option<FrameId> {
+    pub(super) fn take_run_at(
+        &self,
+        huge: HugeId,
+        place: usize,
+        order: Order,
+        fit: Fit,
+    ) -> Option<FrameId> {
         let len = order.frames();
         let (_, mut change) = self.counter(huge).reserve(len, len)?;
         let at = self.bits(huge).claim_run(place, len, fit);
