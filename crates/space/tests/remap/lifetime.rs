@@ -191,3 +191,29 @@ fn a_space_that_a_cpu_runs_is_not_freed() {
         drop(space);
     });
 }
+
+#[test]
+fn another_size_takes_no_frame_from_user_mode() {
+    with_rig(Setup::new(), |rig| {
+        with_space(rig, |space| {
+            for (bytes, other) in [(4 * K4, K4), (2 * M2, M2), (4 * K4, 6 * K4)] {
+                let mut area = OwnedArea::allocate(rig.areas, &request(bytes)).expect("room");
+                let pages = 0..bytes / K4;
+                let mapping = area
+                    .remap(space, AT, pages, Access::ReadOnly)
+                    .expect("room");
+                let frames = frames_of(rig, space, mapping.range());
+                // What it answers is for others to test.
+                let _ = area.resize(&request(other));
+                rig.areas.purge();
+                assert_eq!(frames_of(rig, space, mapping.range()), frames);
+                let blocks = rig.frames.blocks();
+                for frame in frames.into_iter().flatten() {
+                    let (first, order) = blocks.range(..=frame).next_back().expect("taken");
+                    assert!(frame - first < 1 << order, "frame {frame:x} is free");
+                }
+            }
+        })
+        .expect("room");
+    });
+}
