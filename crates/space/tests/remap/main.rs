@@ -5,7 +5,6 @@ mod errors;
 mod failures;
 mod hostile;
 mod lifetime;
-#[allow(dead_code, reason = "each test program uses its own part of it")]
 #[path = "../vmalloc/rig.rs"]
 mod machine;
 #[path = "../large/rig.rs"]

@@ -1,5 +1,7 @@
 //! A simulated machine with areas on it: hostile TLBs, frames that are counted and run out on demand, CPUs under any schedule.
 
+#![allow(dead_code, reason = "each test program uses its own part of this")]
+
 use std::collections::HashMap;
 use std::sync::Mutex;
 
