@@ -16,8 +16,8 @@
 //! Every change is one read-modify-write, so old and new value are known exactly; what it means for the tree's counts is
 //! in [`Change`].
 //!
-//! **Searches in vain.** Bits 10 to 13 of a half remember the smallest order of which a search found no run there, plus nothing when none
-//! was made; the next search for such a run passes by. Whoever gives frames back forgets it, in the same step, so a half whose frames are
+//! **Searches in vain.** Bits 10 to 13 of a half remember the smallest order of which a search found no run there; 0: no search was in
+//! vain. The next search for such a run passes by. Whoever gives frames back forgets it, in the same step, so a half whose frames are
 //! all free is 0. It is noted only where the counter is as it was when the search began; frames given back and others taken meanwhile can make
 //! that so by chance, and then a run is overlooked until the next frame comes back: searches that would fail look again without it.
 
