@@ -44,6 +44,8 @@ pub struct CommandLine {
     pub test_vmalloc: Option<AreaTests>,
     /// `soak-vmalloc=N`: let all CPUs make, fill, check and free areas, so many operations together.
     pub soak_vmalloc: Option<u64>,
+    /// `test-text-patch=N`: change code so many times while all CPUs run it, and check what they see.
+    pub test_text_patch: Option<u64>,
     /// `fragment-vmalloc`: break memory up, and ask for 256 MiB as an area and for 64 KiB in a row.
     pub fragment_vmalloc: bool,
     /// `vmalloc-quarantine=N`: purge freed areas when N pages wait, and not at what suits the machine; 0 means at once.
@@ -176,7 +178,7 @@ impl fmt::Display for Rejected<'_> {
             Self::Unknown(word) => write!(
                 f,
                 "command line: \"{word}\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
-                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= fragment-vmalloc vmalloc-quarantine= test-permissions seed= provoke="
+                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= test-text-patch= fragment-vmalloc vmalloc-quarantine= test-permissions seed= provoke="
             ),
             Self::BadSize(word, error) => {
                 write!(f, "command line: \"{word}\" was not used: {error}")
@@ -275,6 +277,8 @@ impl CommandLine {
                     self.test_vmalloc = Some(tests);
                 } else if let Some(value) = word.strip_prefix("soak-vmalloc=") {
                     self.soak_vmalloc = Some(number(word, value)?);
+                } else if let Some(value) = word.strip_prefix("test-text-patch=") {
+                    self.test_text_patch = Some(number(word, value)?);
                 } else if let Some(value) = word.strip_prefix("vmalloc-quarantine=") {
                     self.vmalloc_quarantine = Some(number(word, value)?);
                 } else if let Some(value) = word.strip_prefix("seed=") {
@@ -314,7 +318,7 @@ mod tests {
     fn known_words_are_taken_and_spaces_ignored() {
         let (parsed, messages) = check(
             b"  nokaslr no5lvl\tnogbpages  mem=64M numa=off min_free_kbytes=4096 show=iomem,zoneinfo dmesg halt measure stress=5 stress-frames=6 seed=7 \
-              test-vmalloc=vm_map_ram_test,fix_size_alloc_test:8 soak-vmalloc=9 fragment-vmalloc vmalloc-quarantine=10 test-permissions provoke=null ",
+              test-vmalloc=vm_map_ram_test,fix_size_alloc_test:8 soak-vmalloc=9 test-text-patch=11 fragment-vmalloc vmalloc-quarantine=10 test-permissions provoke=null ",
         );
         assert_eq!(messages, Vec::<String>::new());
         let expected = CommandLine {
@@ -332,6 +336,7 @@ mod tests {
             stress_frames: Some(6),
             test_vmalloc: AreaTests::parse("fix_size_alloc_test,vm_map_ram_test:8").ok(),
             soak_vmalloc: Some(9),
+            test_text_patch: Some(11),
             fragment_vmalloc: true,
             vmalloc_quarantine: Some(10),
             test_permissions: true,
@@ -349,12 +354,12 @@ mod tests {
             messages,
             [
                 "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
-                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= fragment-vmalloc vmalloc-quarantine= test-permissions seed= provoke=",
+                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= test-text-patch= fragment-vmalloc vmalloc-quarantine= test-permissions seed= provoke=",
                 "command line: the word at byte 8 is not UTF-8 and was not used",
                 "command line: \"provoke=fire\" was not used; provoke= knows write-text write-rodata write-text-alias \
                  execute-data null non-canonical stack-overflow guard-page vmalloc freed-area area-guard double-vfree unmapped-user empty-slot direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere heap-exhausted read-only-page non-present-page",
                 "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
-                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= fragment-vmalloc vmalloc-quarantine= test-permissions seed= provoke=",
+                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= test-text-patch= fragment-vmalloc vmalloc-quarantine= test-permissions seed= provoke=",
                 "command line: \"stress=-1\" was not used: its value is no decimal number",
             ]
         );

@@ -36,6 +36,7 @@ pub mod shootdown;
 mod span_map;
 mod table_count;
 mod table_frames;
+pub mod text_patch;
 pub mod user;
 pub mod verify;
 pub mod vmalloc;

@@ -9,6 +9,7 @@ use super::hostile_boots::{MEMORY_MAPS, START_INFOS};
 use super::many_cpus::MANY_CPUS;
 use super::permissions::PERMISSIONS;
 use super::start_info::Alteration;
+use super::text_patch::TEXT_PATCHES;
 use super::vmalloc::AREAS;
 
 /// How a boot must end.
@@ -71,6 +72,7 @@ pub(crate) const BOOTS: &[&[BootCase]] = &[
     AREAS,
     FIXMAP,
     PERMISSIONS,
+    TEXT_PATCHES,
     POOR_CPUS,
     START_INFOS,
     MEMORY_MAPS,

@@ -12,6 +12,7 @@ mod permissions;
 mod report;
 mod start_info;
 mod steps;
+mod text_patch;
 mod tidy;
 mod vmalloc;
 mod vmcoreinfo;

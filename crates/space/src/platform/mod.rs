@@ -5,6 +5,7 @@
 //!   Interrupts   keep them off here for a moment                           two instructions
 //!   CacheLines   empty the caches of these lines                            an instruction a line; only for changes of memory types
 //!   Tlb          execute this invalidation here, interrupt those CPUs      a few instructions and the local APIC
+//!   TextAccess   load another root for a moment, read and write code       a few instructions; only who patches code needs it
 //! ```
 //!
 //! The library decides *which* invalidations are needed and *when* ([`shootdown`](crate::shootdown)); the kernel executes each as
@@ -71,10 +72,12 @@ mod cache_lines;
 mod cpu;
 mod cpu_mask;
 mod interrupts;
+mod text;
 mod tlb;
 
 pub use cache_lines::CacheLines;
 pub use cpu::{Complaint, Cpu, WrittenAfterFree};
 pub use cpu_mask::{CpuId, CpuMask, CpuMaskIter};
 pub use interrupts::Interrupts;
+pub use text::TextAccess;
 pub use tlb::{LocalFlush, Tlb, TlbFeatures};

@@ -108,9 +108,27 @@ pub unsafe trait Tlb {
     /// section 12.12.3).
     fn interrupt(&self, targets: &CpuMask);
 
+    /// Executes a serializing instruction (Intel SDM vol. 3, section 9.3): what this CPU has fetched and decoded ahead is dropped, and what
+    /// it executes next it fetches anew. `CPUID` does it everywhere; a kernel has cheaper ones, like a write to CR2.
+    #[inline]
+    fn serialize(&self) {
+        serialize_by_cpuid();
+    }
+
     /// Serves whatever else the shootdown interrupt serves: the protocols of user spaces, besides the kernel's. Called in every turn of
     /// waiting for one of them, because two CPUs that wait for each other in two protocols, both with interrupts off, would wait
     /// forever. A kernel with one protocol leaves this as it is.
     #[inline]
     fn serve_others(&self) {}
+}
+
+/// `CPUID`, which every program may execute.
+#[inline]
+fn serialize_by_cpuid() {
+    #[cfg(target_arch = "x86")]
+    use core::arch::x86::__cpuid;
+    #[cfg(target_arch = "x86_64")]
+    use core::arch::x86_64::__cpuid;
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    core::hint::black_box(__cpuid(0));
 }

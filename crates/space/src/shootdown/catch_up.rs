@@ -74,6 +74,10 @@ impl<P: Cpu + Tlb, const CPUS: usize, const SLOTS: usize, W: Probe> Shootdown<P,
                 }
                 return None;
             };
+            if request == Request::SERIALIZE {
+                self.platform.serialize();
+                continue;
+            }
             let way = way(features, self.scope, request);
             match request.pages {
                 Some(pages) if way == Way::Pages && pages <= left => {
@@ -105,6 +109,12 @@ impl<P: Cpu + Tlb, const CPUS: usize, const SLOTS: usize, W: Probe> Shootdown<P,
         let way = way(features, self.scope, request);
         if let Way::Whole(flush) = way {
             self.platform.perform(flush);
+            // Writes to control registers serialize (Intel SDM vol. 3, section 9.3); `INVPCID` is not said to.
+            if request.serialize
+                && !matches!(flush, LocalFlush::LoadRoot | LocalFlush::ToggleGlobal)
+            {
+                self.platform.serialize();
+            }
         }
         self.read_root_if(needs_root(features, request, way));
         self.cpu(me).counts.wholes.add(1);

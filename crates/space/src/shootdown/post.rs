@@ -42,17 +42,39 @@ impl<P: Cpu + Tlb, const CPUS: usize, const SLOTS: usize, W: Probe> Shootdown<P,
     where
         I: IntoIterator<Item = Invalidation> + Clone,
     {
-        let Some(batch) = self.batch(invalidations.clone()) else {
-            return;
+        let limit = self.page_limit;
+        let request = |invalidation| Request::new(&invalidation, limit);
+        if let Some(batch) = self.batch(invalidations.clone().into_iter().map(request)) {
+            self.ask(&batch, invalidations.into_iter().map(request));
+        }
+    }
+
+    /// Makes every CPU execute a serializing instruction, and returns when all have, or will before they execute anything else: what
+    /// was stored before, as code too, no CPU has fetched ahead of the store any more. Lazy CPUs are not passed over: an idle loop is
+    /// code as well.
+    ///
+    /// # Panics
+    ///
+    /// As [`invalidate`](Self::invalidate).
+    pub fn serialize_everywhere(&self) {
+        let batch = Batch {
+            whole: Request::SERIALIZE,
+            count: 1,
+            one_by_one: true,
         };
+        self.ask(&batch, core::iter::once(Request::SERIALIZE));
+    }
+
+    /// Asks all CPUs for what `requests` say, and waits.
+    fn ask(&self, batch: &Batch, requests: impl Iterator<Item = Request>) {
         self.refuse_atomic_context();
         let _pin = self.platform.pin();
         let me = self.me();
         self.cpu(me).counts.flushes.add(1);
         self.probe.step(Step::Begin);
 
-        let (count, last) = self.post(&batch, invalidations);
-        let tables = batch.whole.tables;
+        let (count, last) = self.post(batch, requests);
+        let tables = batch.whole.spares_nobody();
         // With the fence in `activate`: either we see a CPU active, or it sees our generation.
         if !self.probe.omits(Rule::FenceAfterTaking) {
             fence(Ordering::SeqCst);
@@ -83,10 +105,7 @@ impl<P: Cpu + Tlb, const CPUS: usize, const SLOTS: usize, W: Probe> Shootdown<P,
     }
 
     /// Sums up what is asked for; `None` when that is nothing.
-    fn batch(&self, invalidations: impl IntoIterator<Item = Invalidation>) -> Option<Batch> {
-        let mut requests = invalidations
-            .into_iter()
-            .map(|invalidation| Request::new(&invalidation, self.page_limit));
+    fn batch(&self, mut requests: impl Iterator<Item = Request>) -> Option<Batch> {
         let first = requests.next()?;
         let (mut whole, mut count, mut pages) = (first, 1, first.pages);
         for request in requests {
@@ -104,18 +123,13 @@ impl<P: Cpu + Tlb, const CPUS: usize, const SLOTS: usize, W: Probe> Shootdown<P,
     }
 
     /// Takes and publishes the generations of a batch; returns how many, and the last.
-    fn post(
-        &self,
-        batch: &Batch,
-        invalidations: impl IntoIterator<Item = Invalidation>,
-    ) -> (u64, u64) {
+    fn post(&self, batch: &Batch, requests: impl Iterator<Item = Request>) -> (u64, u64) {
         let count = if batch.one_by_one { batch.count } else { 1 };
         let last = self.ring.take(count);
         self.probe.step(Step::Taken(last));
         if batch.one_by_one {
-            for (generation, invalidation) in (last - count + 1..=last).zip(invalidations) {
-                self.ring
-                    .publish(generation, Request::new(&invalidation, self.page_limit));
+            for (generation, request) in (last - count + 1..=last).zip(requests) {
+                self.ring.publish(generation, request);
             }
         } else {
             self.ring.publish(last, batch.whole);

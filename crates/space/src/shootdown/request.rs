@@ -9,6 +9,7 @@ const GLOBAL: u64 = 1 << 2;
 const TABLES: u64 = 1 << 3;
 const ROOT: u64 = 1 << 4;
 const WHOLE: u64 = 1 << 5;
+const SERIALIZE: u64 = 1 << 6;
 const FLAGS: u64 = 0xfff;
 
 /// Pages one by one, or all of them.
@@ -26,6 +27,8 @@ pub(super) struct Request {
     pub(super) tables: bool,
     /// PAE's root entries.
     pub(super) root: bool,
+    /// Instructions that were fetched ahead.
+    pub(super) serialize: bool,
 }
 
 impl Request {
@@ -37,12 +40,27 @@ impl Request {
         global: true,
         tables: true,
         root: true,
+        serialize: true,
+    };
+
+    /// Forget no translation, only what was fetched ahead.
+    pub(super) const SERIALIZE: Self = Self {
+        start: 0,
+        pages: Some(0),
+        stride: PageSize::Size4K,
+        global: false,
+        tables: false,
+        root: false,
+        serialize: true,
     };
 
     /// What `invalidation` asks for; more than `limit` pages become all of them.
     pub(super) fn new(invalidation: &Invalidation, limit: u32) -> Self {
         let Invalidation::Range(stale) = invalidation else {
-            return Self::EVERYTHING;
+            return Self {
+                serialize: false,
+                ..Self::EVERYTHING
+            };
         };
         let Stale {
             range,
@@ -61,7 +79,13 @@ impl Request {
             global,
             tables,
             root,
+            serialize: false,
         }
+    }
+
+    /// Whether a lazy CPU must fulfil it too, at once: it may be walking the tables, and it executes instructions.
+    pub(super) const fn spares_nobody(self) -> bool {
+        self.tables || self.serialize
     }
 
     /// All that both ask for, and no single page.
@@ -73,6 +97,7 @@ impl Request {
             global: self.global || other.global,
             tables: self.tables || other.tables,
             root: self.root || other.root,
+            serialize: self.serialize || other.serialize,
         }
     }
 
@@ -96,6 +121,7 @@ impl Request {
             | flag(self.global, GLOBAL)
             | flag(self.tables, TABLES)
             | flag(self.root, ROOT)
+            | flag(self.serialize, SERIALIZE)
             | flag(self.pages.is_none(), WHOLE);
         [self.start | flags, self.pages.map_or(0, u64::from)]
     }
@@ -116,6 +142,7 @@ impl Request {
             global: first & GLOBAL != 0,
             tables: first & TABLES != 0,
             root: first & ROOT != 0,
+            serialize: first & SERIALIZE != 0,
         }
     }
 }

@@ -4,6 +4,9 @@
 //!   vector N --> gate N --> stub N: push error code (or 0), push N --> trap_entry: push registers --> handle_trap
 //!                                                                      pop registers, iretq    <--
 //! ```
+//!
+//! The breakpoint's stub leaves room on the stack between what was interrupted and the trap frame, for the return address of a call that the
+//! breakpoint stands in for ([`kspace::text_patch`]).
 
 use core::arch::global_asm;
 
@@ -28,7 +31,9 @@ trap_stubs:
     .set vector, 0
     .rept {vectors}
     .balign 16
-    .if (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)
+    .if vector == {breakpoint}
+    jmp breakpoint_entry
+    .elseif (vector == 8) || ((vector >= 10) && (vector <= 14)) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30)
     .else
     push 0
     .endif
@@ -36,6 +41,14 @@ trap_stubs:
     jmp trap_entry
     .set vector, vector + 1
     .endr
+    .balign 16
+breakpoint_entry:
+    // What the hardware pushed, once more below itself: the first copy is room for what a called instruction pushes.
+    .rept 5
+    push qword ptr [rsp + 32]
+    .endr
+    push 0
+    push {breakpoint}
     .balign 16
 trap_entry:
     cld
@@ -80,6 +93,7 @@ trap_entry:
     .popsection
     "#,
     vectors = const VECTORS,
+    breakpoint = const vector::BREAKPOINT,
     handler = sym handle_trap,
 );
 

@@ -28,6 +28,8 @@ mod smp;
 mod startup;
 mod stop;
 mod stress;
+mod test_text_patch;
+mod text_patch;
 mod timer;
 mod traps;
 mod user_space;

@@ -112,6 +112,15 @@ unsafe impl Tlb for Machine {
         }
     }
 
+    #[inline]
+    fn serialize(&self) {
+        // A write to a control register serializes, and unlike CPUID no hypervisor has to step in.
+        // SAFETY: the value that is there already; a page fault's handler has interrupts off until it has read it.
+        unsafe {
+            asm!("mov {0}, cr2", "mov cr2, {0}", out(reg) _, options(nostack, preserves_flags));
+        }
+    }
+
     fn serve_others(&self) {
         drain::serve();
     }

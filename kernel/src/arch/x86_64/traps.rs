@@ -1,14 +1,14 @@
 //! What happens at an exception or an interrupt.
 //!
-//! Nothing in this kernel recovers from an exception yet, so each ends the boot; what it is worth is what it says. Interrupts are
-//! counted, served and return.
+//! Of exceptions, only the breakpoint of code that is being changed is recovered from; every other one ends the boot, and what it is
+//! worth is what it says. Interrupts are counted, served and return.
 
 use core::sync::atomic::Ordering;
 
 use x86_64::registers::control::Cr2;
 
 use super::leave::{self, Outcome};
-use super::{apic, atomic_context, drain, explain, per_cpu, shootdown, stop, vector};
+use super::{apic, atomic_context, drain, explain, per_cpu, shootdown, stop, text_patch, vector};
 use crate::info;
 use crate::memory::stress;
 use crate::vmalloc::workloads;
@@ -39,7 +39,10 @@ pub const REGISTER_NAMES: [&str; 15] = [
 ];
 
 /// Called by the stubs, with interrupts off.
-pub extern "C" fn handle_trap(frame: &TrapFrame) {
+pub extern "C" fn handle_trap(frame: &mut TrapFrame) {
+    if frame.vector == vector::BREAKPOINT && text_patch::step_over(frame) {
+        return;
+    }
     if frame.vector == vector::NMI && stop::is_wanted() {
         stop::stop_here(frame);
     }

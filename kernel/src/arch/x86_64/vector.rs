@@ -2,6 +2,8 @@
 
 /// NMI (Intel SDM vol. 3, table 7-1).
 pub const NMI: u64 = 2;
+/// #BP.
+pub const BREAKPOINT: u64 = 3;
 /// #DF.
 pub const DOUBLE_FAULT: u64 = 8;
 /// #GP.

@@ -7,7 +7,7 @@ use crate::arch::x86_64::leave::{self, Outcome};
 use crate::arch::x86_64::memory::Window;
 use crate::arch::x86_64::{
     clock, descriptors, explain, fixmap, fw_cfg, idt, measure, per_cpu, provoke, smp, startup,
-    stress,
+    stress, test_text_patch,
 };
 use crate::memory::{self, Site};
 use crate::memory_report::{self, Sight};
@@ -172,6 +172,7 @@ fn finish(handoff: &'static Handoff) -> ! {
     }
     use_areas(handoff);
     change_pages(handoff);
+    patch_text(handoff);
     show(handoff);
     if handoff.command_line.dmesg {
         log::replay();
@@ -216,6 +217,21 @@ fn change_pages(handoff: &'static Handoff) {
     }
     if !permissions::run() {
         info!("kspace: pages were not changed as they should be");
+        leave::leave(Outcome::Failure)
+    }
+    if let Some(memory) = handoff.memory() {
+        check_live_tables(handoff, &memory);
+    }
+}
+
+/// Changes code as often as the command line says, while all CPUs run it.
+#[inline(never)]
+fn patch_text(handoff: &'static Handoff) {
+    let Some(edits) = handoff.command_line.test_text_patch else {
+        return;
+    };
+    if !test_text_patch::run(handoff, edits) {
+        info!("kspace: the test of text patching failed");
         leave::leave(Outcome::Failure)
     }
     if let Some(memory) = handoff.memory() {

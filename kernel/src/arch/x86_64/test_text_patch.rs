@@ -1,0 +1,220 @@
+//! `test-text-patch=N`: two instructions are changed N times, together, while every other CPU runs through them.
+//!
+//! ```text
+//!   state   0                1                   2                3                 and over again
+//!           nop              call (answer 1)     nop              jump (answer 2)
+//!   answer  0                1                   0                2
+//! ```
+//!
+//! Who runs them reads how many changes were complete before, and how many had begun afterwards: the answer must be that of one of the
+//! states in between, and nothing else. One of the instructions crosses a cache line, the other a page.
+
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use kspace::text_patch::{Edit, NOP_5, TooFar, call, jump};
+use kspace_layout::VirtAddr;
+use kspace_paging::Walker;
+use x86_64::instructions::interrupts;
+
+use super::boot::Handoff;
+use super::per_cpu::{self, CpuData};
+use super::text_patch::{self, TextPatcher};
+use super::{clock, work};
+use crate::{info, memory};
+
+global_asm!(
+    r#"
+    .pushsection .text, "ax", @progbits
+    // The site is 2 bytes behind the start: its 5 bytes lie in two lines, or two pages.
+    .balign 64
+    .skip 60
+crosses_line:
+    xor eax, eax
+    .byte 0x0f, 0x1f, 0x44, 0x00, 0x00
+    ret
+    .balign 4096
+    .skip 4092
+crosses_page:
+    xor eax, eax
+    .byte 0x0f, 0x1f, 0x44, 0x00, 0x00
+    ret
+answer_one:
+    mov eax, 1
+    ret
+answer_two:
+    mov eax, 2
+    ret
+    .popsection
+    "#
+);
+
+unsafe extern "C" {
+    fn crosses_line() -> u32;
+    fn crosses_page() -> u32;
+    fn answer_one();
+    fn answer_two();
+}
+
+/// Bytes of `xor eax, eax`.
+const SITE: u64 = 2;
+
+/// What each state answers.
+const ANSWERS: [u32; 4] = [0, 1, 0, 2];
+
+static EDITS: AtomicU64 = AtomicU64::new(0);
+/// Changes that have begun, and that are complete.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+static COMPLETE: AtomicU64 = AtomicU64::new(0);
+static DONE: AtomicBool = AtomicBool::new(false);
+static CALLS: AtomicU64 = AtomicU64::new(0);
+static WRONG: AtomicU64 = AtomicU64::new(0);
+static REFUSED: AtomicU64 = AtomicU64::new(0);
+
+/// Makes `edits` changes. True when every answer was right, and no table that a CPU could load has a page that is writable and
+/// executable.
+// The boot stack is small: what comes after needs this frame gone.
+#[inline(never)]
+pub fn run(handoff: &'static Handoff, edits: u64) -> bool {
+    let Some(memory) = memory::get() else {
+        return false;
+    };
+    let patcher = match text_patch::bring_up(handoff, memory) {
+        Ok(patcher) => patcher,
+        Err(error) => {
+            info!("test-text-patch: {error}");
+            return false;
+        }
+    };
+    EDITS.store(edits, Ordering::Relaxed);
+    let began = clock::ticks();
+    work::on_all(|cpu| match text_patch::get() {
+        Some(patcher) if cpu.index() == 0 => change(patcher),
+        _ => run_through(cpu),
+    });
+    let took = clock::microseconds_in(clock::ticks() - began);
+    let (calls, wrong) = (CALLS.load(Ordering::Relaxed), WRONG.load(Ordering::Relaxed));
+    let refused = REFUSED.load(Ordering::Relaxed);
+    info!(
+        "test-text-patch: {edits} changes of 2 instructions in {took} microseconds; {} CPUs ran them {calls} times: {wrong} wrong answers, {refused} \
+         changes refused",
+        per_cpu::online().count()
+    );
+    info!(
+        "test-text-patch: {} breakpoints were stepped over",
+        patcher.hits()
+    );
+    let sound = alias_tables_are_sound(handoff, memory.window(), patcher);
+    info!("test-text-patch: the alias is gone, and nothing is writable and executable: {sound}");
+    sound && wrong == 0 && refused == 0
+}
+
+/// Changes both instructions from state to state.
+fn change(patcher: &TextPatcher) {
+    for number in 0..EDITS.load(Ordering::Relaxed) {
+        BEGUN.store(number + 1, Ordering::SeqCst);
+        if let Err(error) = change_once(patcher, number) {
+            REFUSED.fetch_add(1, Ordering::Relaxed);
+            info!("test-text-patch: {error}");
+            break;
+        }
+        COMPLETE.store(number + 1, Ordering::SeqCst);
+        // The CPU that changed it sees it, too.
+        run_once(0);
+    }
+    DONE.store(true, Ordering::Release);
+}
+
+/// Why a change was not made.
+enum Refused {
+    TooFar(TooFar),
+    Patch(kspace::text_patch::PatchError),
+}
+
+impl core::fmt::Display for Refused {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::TooFar(error) => error.fmt(f),
+            Self::Patch(error) => error.fmt(f),
+        }
+    }
+}
+
+fn change_once(patcher: &TextPatcher, number: u64) -> Result<(), Refused> {
+    let mut sites = [
+        crosses_line as *const () as u64,
+        crosses_page as *const () as u64,
+    ]
+    .map(|function| VirtAddr::new(function + SITE));
+    sites.sort_unstable();
+    let bytes = |at, state| instruction(at, state).map_err(Refused::TooFar);
+    let [first, second] = sites;
+    let old = [bytes(first, number)?, bytes(second, number)?];
+    let new = [bytes(first, number + 1)?, bytes(second, number + 1)?];
+    let edits = [0, 1].map(|index| Edit {
+        at: sites[index],
+        old: &old[index],
+        new: &new[index],
+    });
+    // SAFETY: each site is one instruction of five bytes that nothing jumps into; what it becomes leads to code that returns as the
+    // function does, and changes no register but the answer.
+    unsafe { patcher.patch(&edits) }.map_err(Refused::Patch)
+}
+
+/// What stands at `at` in this state.
+fn instruction(at: VirtAddr, state: u64) -> Result<[u8; 5], TooFar> {
+    match ANSWERS[state as usize % ANSWERS.len()] {
+        1 => call(at, VirtAddr::new(answer_one as *const () as u64)),
+        2 => jump(at, VirtAddr::new(answer_two as *const () as u64)),
+        _ => Ok(NOP_5),
+    }
+}
+
+fn run_through(cpu: &'static CpuData) {
+    let mut round = u64::from(cpu.index());
+    while !DONE.load(Ordering::Acquire) {
+        run_once(round);
+        round += 1;
+    }
+}
+
+/// Runs both; now and then with interrupts off, where nobody could wait for the change.
+fn run_once(round: u64) {
+    for function in [crosses_line, crosses_page] {
+        let complete = COMPLETE.load(Ordering::SeqCst);
+        // SAFETY: in every state a function that takes nothing, returns a number, and changes only the register that it is in.
+        let call = || unsafe { function() };
+        let answer = if round % 8 == 7 {
+            interrupts::without_interrupts(call)
+        } else {
+            call()
+        };
+        let begun = BEGUN.load(Ordering::SeqCst);
+        let right =
+            (complete..=begun).any(|state| ANSWERS[state as usize % ANSWERS.len()] == answer);
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        if !right {
+            WRONG.fetch_add(1, Ordering::Relaxed);
+            info!("test-text-patch: answer {answer} between changes {complete} and {begun}");
+        }
+    }
+}
+
+/// Whether the root that has the alias maps nothing in its own half, and nothing writable and executable in the kernel's.
+fn alias_tables_are_sound(
+    handoff: &Handoff,
+    memory: &super::memory::Window,
+    patcher: &TextPatcher,
+) -> bool {
+    let mode = handoff.plan.layout.mode();
+    let walker = Walker::new(mode, patcher.alias_root(), memory).with_limits(handoff.plan.limits);
+    handoff.plan.layout.places().all(|place| {
+        let Some(range) = place.range() else {
+            return true;
+        };
+        let lower = range.start() <= mode.lower_half_last();
+        walker
+            .runs(range)
+            .all(|run| run.is_ok_and(|run| !lower && !run.attributes.is_write_execute()))
+    })
+}
