@@ -27,6 +27,7 @@ pub mod fixmap;
 mod held_frames;
 pub mod hot_add;
 pub mod image;
+pub mod kmap;
 pub mod one_cpu;
 mod page_source;
 pub mod permissions;

@@ -25,7 +25,7 @@ mod tables;
 
 use kspace_frames::zone::{Nodes, Request, Zone, ZoneError, Zones};
 use kspace_frames::{AddError, Block, FrameAllocator, FreeError, FreeProblem, Order};
-use kspace_layout::{FRAME_SIZE, Pfn};
+use kspace_layout::{FRAME_SIZE, Pfn, PhysRange};
 use spin::Once;
 
 use crate::arch::{self, Window};
@@ -112,11 +112,10 @@ impl Memory {
 
     /// Fills frames with zeros, which are the caller's alone.
     fn zero(&self, first: Pfn, frames: u64) {
-        let bytes = frames * FRAME_SIZE;
-        let pointer = self.window.pointer(first.start(), bytes);
-        let pointer = pointer.expect("the direct map has all RAM of the zones");
-        // SAFETY: the frames are RAM in the direct map, and the caller's alone.
-        unsafe { pointer.write_bytes(0, bytes as usize) };
+        let range = PhysRange::new(first.start(), frames * FRAME_SIZE);
+        // SAFETY: the frames are RAM, and the caller's alone.
+        let zeroed = unsafe { self.window.kmap().zero(range) };
+        zeroed.expect("the direct map has all RAM of the zones");
     }
 
     /// Gives a block back by way of this CPU's own stacks; dropping it does so without.

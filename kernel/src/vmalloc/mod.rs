@@ -18,7 +18,7 @@ pub mod workloads;
 use kspace::fault::AreaSpot;
 use kspace::vmalloc::{AreaZones, Kernel, Vmalloc};
 use kspace_frames::zone::{Hooks, Shortage};
-use kspace_layout::{FRAME_SIZE, Pfn, VirtAddr};
+use kspace_layout::{FRAME_SIZE, Pfn, PhysRange, VirtAddr};
 use spin::Once;
 
 use crate::acpi::MAX_CPUS;
@@ -56,13 +56,10 @@ impl Hooks for Zeros {
     }
 
     fn zero(&self, first: Pfn, frames: u64) {
-        let bytes = frames * FRAME_SIZE;
-        let pointer = self
-            .window
-            .pointer(first.start(), bytes)
-            .expect("the direct map has all RAM of the zones");
-        // SAFETY: the frames are RAM in the direct map, and whoever asked has them alone.
-        unsafe { pointer.write_bytes(0, bytes as usize) };
+        let range = PhysRange::new(first.start(), frames * FRAME_SIZE);
+        // SAFETY: the frames are RAM, and whoever asked has them alone.
+        let zeroed = unsafe { self.window.kmap().zero(range) };
+        zeroed.expect("the direct map has all RAM of the zones");
     }
 }
 

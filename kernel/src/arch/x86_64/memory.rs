@@ -5,9 +5,11 @@
 
 use core::ptr::NonNull;
 
-use kspace_layout::{Layout, PhysAddr};
+use kspace::kmap::{FrameWindow, Kmap};
+use kspace_layout::{FRAME_SIZE, Layout, PhysAddr, PhysRange};
 use kspace_paging::{PhysMemory, RawEntry};
 
+use super::shootdown::Machine;
 use crate::acpi::Reach;
 use crate::start_info::PhysBytes;
 
@@ -51,6 +53,11 @@ impl Window {
         })
     }
 
+    /// Frames through this window, as code reaches them that is the same where not all RAM is mapped.
+    pub const fn kmap(&self) -> Kmap<Machine, Self> {
+        Kmap::new(Machine, *self)
+    }
+
     /// The physical address behind a pointer into the window; `None` for any other.
     pub fn phys_of(&self, pointer: *const u8) -> Option<PhysAddr> {
         let distance = (pointer as u64).checked_sub(self.base)?;
@@ -74,6 +81,19 @@ unsafe impl PhysMemory for Window {
         let pointer = self.pointer(table, (count * size_of::<E::Atomic>()) as u64)?;
         // SAFETY: the type's invariant: mapped. Table entries are only ever used as atomics of this width.
         Some(unsafe { core::slice::from_raw_parts(pointer.cast::<E::Atomic>(), count) })
+    }
+}
+
+// SAFETY: the type's invariant, for as long as the window is used.
+unsafe impl FrameWindow for Window {
+    type Opened = ();
+
+    const LONGEST: u64 = !(FRAME_SIZE - 1);
+
+    #[inline]
+    fn open(&self, range: PhysRange) -> Option<(NonNull<u8>, ())> {
+        let pointer = self.pointer(range.start(), range.size())?;
+        Some((NonNull::new(pointer)?, ()))
     }
 }
 

@@ -6,7 +6,7 @@ use kspace::areas::OwnedArea;
 use kspace::permissions::Change;
 use kspace::vmalloc::AreaRequest;
 use kspace_layout::{
-    AreaKind, EntryPart, EntryStack, FixmapSlot, Layout, PageSize, VirtAddr, VirtRange,
+    AreaKind, EntryPart, EntryStack, FixmapSlot, Layout, PageSize, PhysRange, VirtAddr, VirtRange,
 };
 use kspace_paging::{Access, Editor, FrameSource, Invalidation, Protection, Stale};
 
@@ -210,8 +210,10 @@ fn map_user_page(handoff: &Handoff) -> Option<VirtAddr> {
     };
     let page = VirtRange::new(VirtAddr::new(0x40_0000), 4096);
     let frame = frames.allocate()?;
-    // SAFETY: a fresh frame, in reach of the window.
-    unsafe { memory.pointer(frame, 4096)?.write(0xc3) };
+    let kmap = memory.kmap();
+    // SAFETY: a fresh frame.
+    let mut code = unsafe { kmap.map(PhysRange::new(frame, 4096)) }.ok()?;
+    code.write(0, &[0xc3]).ok()?;
     let protection = Protection::user(Access::ReadExecute);
     editor
         .ok()?
