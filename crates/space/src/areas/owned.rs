@@ -142,6 +142,18 @@ impl<'v, 'a, K: Kernel, const CPUS: usize> OwnedArea<'v, 'a, K, CPUS> {
         Ok(resized)
     }
 
+    /// As [`resize`](Self::resize), and where there is no room it moves; see [`Vmalloc::reallocate`]. Returns where it is now.
+    ///
+    /// # Errors
+    ///
+    /// [`ResizeError`]: the area is as it was.
+    #[track_caller]
+    pub fn reallocate(&mut self, request: &AreaRequest) -> Result<VirtRange, ResizeError> {
+        // SAFETY: the area is this value's, and `&mut` says that nobody else uses the value.
+        self.range = unsafe { self.areas.reallocate(self.range.start(), request) }?;
+        Ok(self.range)
+    }
+
     /// Frees it, in the caller's name.
     ///
     /// # Panics

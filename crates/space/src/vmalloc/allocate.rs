@@ -38,6 +38,18 @@ pub(super) enum Shortage {
     Tables,
 }
 
+impl Shortage {
+    /// The same, when so many pages were there before.
+    pub(super) const fn after(self, pages: u64) -> Self {
+        match self {
+            Self::Frames { filled } => Self::Frames {
+                filled: pages + filled,
+            },
+            other => other,
+        }
+    }
+}
+
 impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// An area with frames of its own, and an unmapped page after it. Returns its addresses, without that page. It is the caller's until
     /// it is [freed](Self::free).
@@ -265,7 +277,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
 
     /// Fills entries with frames of the area's own. `Break`: how many pages had got theirs when there were no more.
     #[inline]
-    fn fill(
+    pub(super) fn fill(
         &self,
         off: &Off<K>,
         table: LeafTable<'a, K::Format>,

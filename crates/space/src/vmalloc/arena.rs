@@ -175,6 +175,17 @@ impl Arena {
         Some(lazy)
     }
 
+    /// Counts so many pages more, or less, modulo 2^64, of an area that has another size.
+    pub(super) fn count_pages(&self, change: u64) {
+        add(&self.used, change);
+    }
+
+    /// Counts an area of so many pages less, of which nothing waits for a purge.
+    pub(super) fn count_moved(&self, pages: u64) {
+        add(&self.used, pages.wrapping_neg());
+        add(&self.areas, 1_u64.wrapping_neg());
+    }
+
     /// Pages of live areas: of all CPUs together, it is never below zero.
     pub(super) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)

@@ -101,6 +101,12 @@ pub unsafe trait AreaFrames: FrameSource {
         given
     }
 
+    /// Sees to it that no block in use has frames on both sides of the border before `at`: one that has is made into smaller ones. `false`
+    /// when it cannot be cut there.
+    fn cut(&self, _: &Self::Guard, _at: Pfn) -> bool {
+        false
+    }
+
     /// Takes back single frames, or whole blocks by their first frames, that lie anywhere. Returns how many frames were given back, and how
     /// many of the blocks stay lost.
     ///

@@ -12,7 +12,7 @@
 use core::sync::atomic::Ordering;
 
 use kspace_layout::{FRAME_SIZE, Pfn, VirtAddr, VirtRange};
-use kspace_paging::{LeafSlot, PhysMemory, Walker};
+use kspace_paging::{LeafSlot, PhysMemory};
 
 use super::caller::Caller;
 use super::chunk::{Chunk, FRAME_WORDS};
@@ -41,9 +41,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// Fills the frames of a large area, whose entries are there still.
     #[cold]
     pub(super) fn poison_range(&self, range: VirtRange) {
-        let tables = self.tables();
-        let walker = Walker::new(tables.mode(), tables.root(), self.memory());
-        for run in walker.with_limits(tables.limits()).runs(range).flatten() {
+        for run in self.walker().runs(range).flatten() {
             self.poison_frames(run.phys.pfn(), run.virt.size() / FRAME_SIZE);
         }
     }

@@ -89,6 +89,7 @@ pub struct AreaRequest {
     pub(super) node: Option<NodeId>,
     pub(super) zeroed: bool,
     pub(super) user: bool,
+    pub(super) small_pages: bool,
 }
 
 impl AreaRequest {
@@ -104,6 +105,7 @@ impl AreaRequest {
             node: None,
             zeroed: false,
             user: false,
+            small_pages: false,
         }
     }
 

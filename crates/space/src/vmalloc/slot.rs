@@ -145,6 +145,11 @@ impl AreaWord {
         Self(kept | state | (caller as u64) << CALLER_SHIFT)
     }
 
+    /// The word of the same area with so many pages.
+    pub(super) const fn resized(self, pages: u64) -> Self {
+        Self(self.0 & !(PAGES_MASK << PAGES_SHIFT) | pages << PAGES_SHIFT)
+    }
+
     #[inline]
     pub(super) fn load(slot: &AtomicU64) -> Self {
         Self(slot.load(Ordering::Acquire))

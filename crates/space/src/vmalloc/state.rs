@@ -4,7 +4,7 @@ use core::fmt;
 use core::sync::atomic::AtomicBool;
 
 use kspace_layout::{FRAME_SIZE, PhysAddr, VirtAddr, VirtRange};
-use kspace_paging::{Editor, FrameSource, LeafBits, LeafTable, PhysMemory, Protection};
+use kspace_paging::{Editor, FrameSource, LeafBits, LeafTable, PhysMemory, Protection, Walker};
 
 use super::apart::Apart;
 use super::arena::Arena;
@@ -210,6 +210,12 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         body: impl FnOnce(&mut Ranges<'a, K::Memory, &'a K::Frames>) -> R,
     ) -> R {
         self.space.with(self.platform(), off, body)
+    }
+
+    /// A reader of the tables.
+    pub(super) fn walker(&self) -> Walker<'a, K::Memory> {
+        let tables = self.tables();
+        Walker::new(tables.mode(), tables.root(), tables.memory()).with_limits(tables.limits())
     }
 
     /// A request for addresses, at a random place if that was asked for.

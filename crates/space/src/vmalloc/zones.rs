@@ -3,7 +3,9 @@
 use core::marker::PhantomData;
 
 use kspace_frames::zone::{Hooks, NodeId, Nodes, Request, Shortage, Zone, ZoneKind, Zones};
-use kspace_frames::{Block, FrameAllocator, LONGEST_ROW, Order, Owner, PinnedCpu};
+use kspace_frames::{
+    Block, Flags, FrameAllocator, History, LONGEST_ROW, MappedBlock, Order, Owner, PinnedCpu,
+};
 use kspace_layout::{Pfn, PhysAddr};
 use kspace_paging::FrameSource;
 
@@ -243,6 +245,32 @@ unsafe impl<P: Interrupts<Off: Pinned>, H: Hooks> AreaFrames for AreaZones<'_, P
         given
     }
 
+    fn cut(&self, guard: &P::Off, at: Pfn) -> bool {
+        let Some(allocator) = self.allocator(guard.home(), at) else {
+            return false;
+        };
+        let Some((first, order)) = block_of(allocator, at) else {
+            return false;
+        };
+        // The largest blocks that have their border there.
+        let distance = at.as_u64() - first.as_u64();
+        let Some(smaller) = Order::largest_in(1 << distance.trailing_zeros().min(31)) else {
+            return false;
+        };
+        if distance == 0 {
+            return true;
+        }
+        // SAFETY: an area has the block, and asks for this; the value is made into raw numbers again below.
+        let block = unsafe { MappedBlock::from_raw(allocator, first, order) };
+        // SAFETY: the block stays where it is mapped. Between here and `map_new` nobody is given it: it is in use.
+        let block = block.and_then(|block| unsafe { block.unmapped() });
+        let Ok(block) = block else { return false };
+        let parts = block.split(smaller, |part| {
+            let _ = part.map_new().into_raw();
+        });
+        parts.is_ok()
+    }
+
     unsafe fn give_many(&self, guard: &P::Off, blocks: &[Pfn]) -> (u64, u64) {
         let (mut rest, mut given, mut lost) = (blocks, 0, 0);
         while let Some((first, others)) = rest.split_first() {
@@ -266,4 +294,21 @@ unsafe impl<P: Interrupts<Off: Pinned>, H: Hooks> AreaFrames for AreaZones<'_, P
         }
         (given, lost)
     }
+}
+
+/// The mapped block that a frame lies in: its first frame, and its order.
+fn block_of(allocator: &FrameAllocator<'_>, frame: Pfn) -> Option<(Pfn, Order)> {
+    (0..=Order::MAX.get()).find_map(|order| {
+        // It begins at a multiple of its size.
+        let first = Pfn::new(frame.as_u64() >> order << order);
+        match allocator.history(first)? {
+            History::InUse { order, flags, .. }
+                if flags.contains(Flags::MAPPED)
+                    && first.as_u64() + order.frames() as u64 > frame.as_u64() =>
+            {
+                Some((first, order))
+            }
+            _ => None,
+        }
+    })
 }

@@ -318,7 +318,7 @@ fn an_area_grows_where_it_is_until_something_is_in_the_way() {
             // SAFETY: the area is the test's.
             unsafe { rig.areas.resize(start, &AreaRequest::new(bytes)) }
         };
-        assert_eq!(resize(K4), Ok(Resized::InPlace(range)));
+        assert_eq!(resize(M2), Ok(Resized::InPlace(range)));
         let Ok(Resized::InPlace(larger)) = resize(3 * M2 + 5) else {
             panic!("there is room behind it");
         };

@@ -34,6 +34,10 @@ enum Step {
         index: usize,
         pages: u64,
     },
+    Reallocate {
+        index: usize,
+        pages: u64,
+    },
     Purge,
     /// From now on, only so many more requests for frames are served; or all.
     Budget {
@@ -51,7 +55,8 @@ fn step() -> impl Strategy<Value = Step> {
         5 => index.clone().prop_map(|index| Step::Free { index }),
         1 => index.clone().prop_map(|index| Step::FreeInside { index }),
         1 => index.clone().prop_map(|index| Step::FreeAgain { index }),
-        3 => (index, pages).prop_map(|(index, pages)| Step::Resize { index, pages }),
+        3 => (index.clone(), pages.clone()).prop_map(|(index, pages)| Step::Resize { index, pages }),
+        3 => (index, pages).prop_map(|(index, pages)| Step::Reallocate { index, pages }),
         1 => Just(Step::Purge),
         1 => prop_oneof![2 => Just(None), 1 => (0..40_u64).prop_map(Some)]
             .prop_map(|left| Step::Budget { left }),
@@ -165,6 +170,7 @@ impl Model {
                     "{error}"
                 );
             }
+            Step::Reallocate { index, pages } => self.reallocate(rig, index, pages),
             Step::Resize { index, pages } => self.resize(rig, index, pages),
             Step::Purge => {
                 rig.areas.purge();
@@ -201,6 +207,44 @@ impl Model {
         }
     }
 
+    /// An area is somewhere or something else now: what it keeps it has as it was, and the rest is gone.
+    fn check_resized<E: EntryFormat>(
+        &self,
+        rig: &Rig<'_, '_, E>,
+        old: VirtRange,
+        new: VirtRange,
+        frames: &[u64],
+    ) -> (VirtRange, Vec<u64>) {
+        let found = self.check_new(rig, new);
+        let kept = found.len().min(frames.len());
+        assert_eq!(found[..kept], frames[..kept]);
+        let mut gone = pages(old).filter(|page| !new.contains(*page));
+        assert!(gone.all(|page| rig.page(page).is_none()));
+        (new, found)
+    }
+
+    fn reallocate<E: EntryFormat>(&mut self, rig: &Rig<'_, '_, E>, index: usize, pages: u64) {
+        let Some(range) = self.pick(index) else {
+            return;
+        };
+        let start = range.start().as_u64();
+        let (_, kind, frames) = self.live.remove(&start).expect("live");
+        let request = AreaRequest::new(pages * K4).kind(kind);
+        // SAFETY: the area is the model's.
+        let (now, frames) = match unsafe { rig.areas.reallocate(range.start(), &request) } {
+            Ok(now) => self.check_resized(rig, range, now, &frames),
+            Err(ResizeError::Area(AreaError::NoSpace { .. })) => {
+                assert!(rig.setup.area.size() < 1 << 30);
+                (range, frames)
+            }
+            Err(ResizeError::Area(AreaError::NoFrames { .. } | AreaError::NoTables)) => {
+                (range, frames)
+            }
+            Err(error) => panic!("{error}"),
+        };
+        self.live.insert(now.start().as_u64(), (now, kind, frames));
+    }
+
     fn resize<E: EntryFormat>(&mut self, rig: &Rig<'_, '_, E>, index: usize, pages: u64) {
         let Some(range) = self.pick(index) else {
             return;
@@ -212,10 +256,8 @@ impl Model {
         let resized = unsafe { rig.areas.resize(range.start(), &request) };
         let (now, frames) = match resized {
             Ok(Resized::InPlace(larger)) => {
-                assert!(larger.start() == range.start() && larger.size() >= pages * K4);
-                let found = self.check_new(rig, larger);
-                assert_eq!(found[..frames.len()], frames);
-                (larger, found)
+                assert!(larger.start() == range.start() && larger.size() == pages * K4);
+                self.check_resized(rig, range, larger, &frames)
             }
             Ok(Resized::Elsewhere) => (range, frames),
             Err(ResizeError::Area(AreaError::NoFrames { .. } | AreaError::NoTables)) => {

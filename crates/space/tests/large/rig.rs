@@ -86,6 +86,8 @@ pub struct Buddies<'m> {
     pub budget: Cell<Option<u64>>,
     /// Requests served or not since the last time this was set to 0.
     pub requests: Cell<u64>,
+    /// Whether blocks can be cut.
+    pub can_cut: Cell<bool>,
 }
 
 impl<'m> Buddies<'m> {
@@ -101,6 +103,7 @@ impl<'m> Buddies<'m> {
             singles: RefCell::default(),
             budget: Cell::new(None),
             requests: Cell::new(0),
+            can_cut: Cell::new(true),
         }
     }
 
@@ -234,6 +237,28 @@ unsafe impl AreaFrames for Buddies<'_> {
         }
         self.taken.borrow_mut().insert(first, order.get());
         Some(Pfn::new(first))
+    }
+
+    fn cut(&self, _: &(), at: Pfn) -> bool {
+        if !self.can_cut.get() {
+            return false;
+        }
+        let (at, mut taken) = (at.as_u64(), self.taken.borrow_mut());
+        let block = taken.range(..=at).next_back();
+        let Some((first, order)) = block.map(|(first, order)| (*first, *order)) else {
+            return false;
+        };
+        // Halves, until one begins there.
+        let (mut first, mut order) = (first, order);
+        while first != at {
+            order -= 1;
+            taken.insert(first, order);
+            taken.insert(first + (1 << order), order);
+            if at >= first + (1 << order) {
+                first += 1 << order;
+            }
+        }
+        true
     }
 
     unsafe fn give(&self, _: &(), first: Pfn) -> Option<Order> {

@@ -99,6 +99,21 @@ unsafe impl<'r> AreaFrames for TestFrames<'r> {
         Some(first)
     }
 
+    fn cut(&self, _: &SimInterruptsOff<'r>, at: Pfn) -> bool {
+        let mut blocks = self.blocks.lock().expect("lock");
+        let holds = |first: &Pfn, order: &Order| {
+            (first.as_u64()..first.as_u64() + order.frames() as u64).contains(&at.as_u64())
+        };
+        let block = blocks.iter().find(|(first, order)| holds(first, order));
+        let Some((first, order)) = block.map(|(first, order)| (*first, *order)) else {
+            return false;
+        };
+        for frame in 0..order.frames() as u64 {
+            blocks.insert(Pfn::new(first.as_u64() + frame), Order::FRAME);
+        }
+        true
+    }
+
     unsafe fn give(&self, _: &SimInterruptsOff<'r>, first: Pfn) -> Option<Order> {
         self.pause();
         let order = self.blocks.lock().expect("lock").remove(&first)?;

@@ -4,6 +4,7 @@ use kspace_frames::Order;
 use kspace_layout::{FRAME_SIZE, PageSize, Pfn, VirtAddr, VirtRange};
 
 use super::fill::{Filler, NoTable};
+use super::resize::at_page;
 use crate::ranges;
 use crate::vmalloc::allocate::{Checked, Shortage};
 use crate::vmalloc::caller::Caller;
@@ -44,7 +45,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     }
 
     /// Refuses what no machine could fill.
-    pub(super) fn check_memory(&self, checked: Checked) -> Result<(), AreaError> {
+    pub(in crate::vmalloc) fn check_memory(&self, checked: Checked) -> Result<(), AreaError> {
         let (pages, memory) = (checked.pages, self.frames().total());
         if pages > memory {
             return Err(AreaError::BeyondMemory { pages, memory });
@@ -87,7 +88,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         caller: Caller,
         source: Source<'_>,
     ) -> Result<VirtRange, Shortage> {
-        let whole = self.place_large(checked, source)?;
+        let whole = self.place_large(checked, request, source)?;
         let range = VirtRange::new(whole.start(), checked.pages * FRAME_SIZE);
         let made = self.fill_large(range, request, source).and_then(|()| {
             let known = self.with_books(&self.off(), |books| books.add(range, request, caller));
@@ -97,7 +98,11 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             })
         });
         made.map(|()| range).map_err(|partial| {
-            self.take_away(range.start(), partial.mapped, source);
+            self.take_away(
+                range.start(),
+                partial.mapped,
+                matches!(source, Source::Own(_)),
+            );
             let freed = self.with_space(&self.off(), |space| space.free(whole));
             debug_assert!(freed.is_ok(), "it was allocated just now");
             partial.shortage
@@ -105,8 +110,13 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     }
 
     /// Addresses for the area and its guard: at a multiple of the largest page that it can be made of, if there is such a place.
-    fn place_large(&self, checked: Checked, source: Source<'_>) -> Result<VirtRange, Shortage> {
-        let wanted = [3, 2].map(|level| self.large_page(level, checked, source));
+    pub(super) fn place_large(
+        &self,
+        checked: Checked,
+        request: &AreaRequest,
+        source: Source<'_>,
+    ) -> Result<VirtRange, Shortage> {
+        let wanted = [3, 2].map(|level| self.large_page(level, checked, request, source));
         let aligns = wanted
             .into_iter()
             .flatten()
@@ -127,7 +137,16 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     }
 
     /// How many pages a page of this level stands for, if the area can have one.
-    fn large_page(&self, level: u8, checked: Checked, source: Source<'_>) -> Option<u64> {
+    fn large_page(
+        &self,
+        level: u8,
+        checked: Checked,
+        request: &AreaRequest,
+        source: Source<'_>,
+    ) -> Option<u64> {
+        if request.small_pages {
+            return None;
+        }
         let tables = self.tables();
         let pages = tables.mode().leaf_size(level)?.bytes() / FRAME_SIZE;
         let possible = match source {
@@ -149,7 +168,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         request: &AreaRequest,
         source: Source<'_>,
     ) -> Result<(), Partial> {
-        let mut filler = Filler::new(*self.tables(), request.protection);
+        let mut filler = Filler::new(*self.tables(), request);
         let pages = range.size() / FRAME_SIZE;
         match source {
             Source::Own(want) => self.fill_own(&mut filler, range.start(), pages, want),
@@ -201,9 +220,9 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         Order::largest_in(frames as usize).unwrap_or(Order::HUGE)
     }
 
-    /// Takes away the first `mapped` pages of an area that did not come to be, or of what was to be added to one. They are flushed when
-    /// this returns, and their frames freed, if they are the area's own.
-    pub(super) fn take_away(&self, start: VirtAddr, mapped: u64, source: Source<'_>) {
+    /// Takes away `mapped` pages of an area that did not come to be or has moved, or of what was to be added to one. They are flushed when
+    /// this returns, and their frames freed, if they are `owned`.
+    pub(super) fn take_away(&self, start: VirtAddr, mapped: u64, owned: bool) {
         if mapped == 0 {
             return;
         }
@@ -214,7 +233,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         };
         token.flush(self.shootdown(), self.memory(), self.frames());
         // SAFETY: the token has just been flushed.
-        unsafe { self.collect_large(range, matches!(source, Source::Own(_))) };
+        unsafe { self.collect_large(range, owned) };
     }
 }
 
@@ -242,8 +261,4 @@ fn fill_given<K: Kernel>(
         mapped += 1 + more;
     }
     Ok(())
-}
-
-fn at_page(start: VirtAddr, page: u64) -> VirtAddr {
-    VirtAddr::new(start.as_u64() + page * FRAME_SIZE)
 }

@@ -54,7 +54,7 @@ const CALLER_SHIFT: u32 = 32;
 
 /// An area in the books. Only who took it, or purges it, may use it.
 #[derive(Clone, Copy)]
-pub(super) struct Entry {
+pub(in crate::vmalloc) struct Entry {
     node: NodeId,
     pub(super) range: VirtRange,
     pub(super) kind: Kind,

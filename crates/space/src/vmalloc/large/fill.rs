@@ -5,11 +5,15 @@ use kspace_paging::{
     Editor, EntryFormat, FrameSource, LeafBits, LeafTable, PhysMemory, Protection, Reason,
 };
 
+use crate::vmalloc::AreaRequest;
+
 /// Maps runs into addresses that are the caller's. Runs that are shorter than a page table go into it without a walk from the root, as long
 /// as they go to the same one.
 pub(super) struct Filler<'a, F: EntryFormat, M, S> {
     tables: Editor<'a, F, M, S>,
     protection: Protection,
+    /// Only pages of 4 KiB.
+    small: bool,
     bits: LeafBits<F>,
     /// The page table used last, and the first address that it translates.
     last: Option<(VirtAddr, LeafTable<'a, F>)>,
@@ -22,8 +26,10 @@ pub(super) struct NoTable {
 }
 
 impl<'a, F: EntryFormat, M: PhysMemory, S: FrameSource> Filler<'a, F, M, S> {
-    pub(super) fn new(tables: Editor<'a, F, M, S>, protection: Protection) -> Self {
+    pub(super) fn new(tables: Editor<'a, F, M, S>, request: &AreaRequest) -> Self {
+        let protection = request.protection;
         Self {
+            small: request.small_pages,
             tables,
             protection,
             bits: LeafBits::new(protection, tables.limits()),
@@ -34,7 +40,7 @@ impl<'a, F: EntryFormat, M: PhysMemory, S: FrameSource> Filler<'a, F, M, S> {
     /// Maps `count` frames from `first` on at `at`.
     pub(super) fn map(&mut self, at: VirtAddr, first: Pfn, count: u64) -> Result<(), NoTable> {
         let slots = LeafTable::<F>::SLOTS as u64;
-        if count >= slots {
+        if count >= slots && !self.small {
             return self.map_long(at, first, count);
         }
         let mut mapped = 0;

@@ -22,6 +22,7 @@ mod books;
 mod fill;
 mod free;
 mod look;
+mod moving;
 mod purge;
 mod resize;
 mod user;
@@ -34,8 +35,6 @@ use super::Kernel;
 use super::lock::Lock;
 use super::state::{Off, Vmalloc};
 use books::Books;
-
-pub use resize::{ResizeError, Resized};
 
 /// What there is of large areas.
 pub(super) struct Large<'a, M: PhysMemory, F: FrameSource> {

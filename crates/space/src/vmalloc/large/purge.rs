@@ -88,7 +88,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     }
 
     /// Strikes an area out and frees its addresses.
-    fn release_one(&self, entry: Entry, purged: &mut Purged) {
+    pub(super) fn release_one(&self, entry: Entry, purged: &mut Purged) {
         let pages = entry.range.size() / FRAME_SIZE;
         purged.areas += 1;
         purged.pages += pages;

@@ -1,0 +1,10 @@
+//! Live areas that get another size: where they are, or elsewhere with the same frames.
+
+mod failures;
+mod hostile;
+mod places;
+#[path = "../large/rig.rs"]
+mod rig;
+#[path = "../vmalloc/rig.rs"]
+#[allow(dead_code, reason = "each test program uses its own part of this")]
+mod simulated;
