@@ -28,7 +28,7 @@ fn everybody_looks(rig: &Rig<'_, '_, LongMode>, range: VirtRange) {
 /// Gives an area one size after the other. Whatever it no longer has is reached by no CPU, unless it is somebody else's by then.
 fn one_round(rig: &Rig<'_, '_, LongMode>, numbers: &[u64]) {
     let size = |number: u64| {
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             260 + number % 60
         } else {
             1 + number % 25

@@ -6,7 +6,7 @@ use kspace::areas::OwnedArea;
 use kspace::vmalloc::{AreaError, AreaRequest, FreeProblem, Kind, ResizeError, Resized};
 use kspace_layout::{PageSize, Pfn, VirtRange};
 
-use crate::rig::{K4, M2, Rig, Setup, guard, pages, with_rig};
+use crate::rig::{K4, Rig, Setup, guard, pages, with_rig};
 
 fn allocate(rig: &Rig<'_, '_>, count: u64) -> VirtRange {
     let range = rig.areas.allocate(&AreaRequest::new(count * K4));
