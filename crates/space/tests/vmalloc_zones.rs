@@ -3,10 +3,13 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 
+use kspace::areas::{Addresses, VmallocInfo};
 use kspace::platform::{Complaint, Cpu, CpuId, CpuMask, Interrupts, LocalFlush, Tlb, TlbFeatures};
 use kspace::shootdown::{Shootdown, Unprobed};
-use kspace::vmalloc::{AreaRequest, AreaZones, Arenas, Kernel, Kind, Pinned, Vmalloc};
-use kspace_frames::zone::{Hooks, NodeId, Nodes, Shortage, Zone, ZoneLimits, ZoneSpan, Zones};
+use kspace::vmalloc::{AreaError, AreaRequest, AreaZones, Arenas, Kernel, Kind, Pinned, Vmalloc};
+use kspace_frames::zone::{
+    Affinity, Hooks, NodeId, Nodes, Shortage, Zone, ZoneLimits, ZoneSpan, Zones,
+};
 use kspace_frames::{
     FirmwareEntry, Flags, FrameAllocator, History, MemoryMap, Metadata, MetadataSize, Owner,
     PinnedCpu,
@@ -99,6 +102,7 @@ impl<'m> Kernel for TestKernel<'m> {
 }
 
 struct World<'a, 'm> {
+    nodes: &'a Nodes,
     memory: &'m SimMemory,
     zones: &'m Zones<'m, FrameAllocator<'m>>,
     areas: &'a Vmalloc<'m, TestKernel<'m>, 1>,
@@ -136,6 +140,11 @@ impl World<'_, '_> {
 }
 
 fn with_world(test: impl FnOnce(&World<'_, '_>)) {
+    with_nodes(&[], test);
+}
+
+/// Runs `test` on a machine whose memory is divided so; its CPU is in node 0.
+fn with_nodes(affinities: &[Affinity], test: impl FnOnce(&World<'_, '_>)) {
     let memory = SimMemory::arena(RAM);
     let ram = FirmwareEntry {
         start: RAM.start().as_u64(),
@@ -143,7 +152,7 @@ fn with_world(test: impl FnOnce(&World<'_, '_>)) {
         kind: 1,
     };
     let map = MemoryMap::from_firmware([ram], 40, |_| ()).expect("a sound map");
-    let nodes = Nodes::new(&map, &[], |repair| panic!("{repair}")).expect("a node");
+    let nodes = Nodes::new(&map, affinities, |repair| panic!("{repair}")).expect("a node");
     let limits = ZoneLimits::x86_64();
     let mut books = Vec::new();
     let mut zones = Vec::new();
@@ -182,6 +191,7 @@ fn with_world(test: impl FnOnce(&World<'_, '_>)) {
         let areas = unsafe { Vmalloc::new(AREA, editor, &shootdown, &arenas, 1000) };
         let areas = areas.expect("memory");
         test(&World {
+            nodes: &nodes,
             memory: &memory,
             zones: &zones,
             areas: &areas,
@@ -277,6 +287,138 @@ fn all_memory_can_be_had_and_is_purged_before_it_is_refused() {
             }
             world.areas.purge();
             assert_eq!(world.free_frames(), before);
+        }
+    });
+}
+
+/// Two nodes of about 32 MiB.
+fn two_nodes() -> [Affinity; 2] {
+    let border = PhysAddr::new(32 * MIB);
+    let affinity = |node, range| Affinity {
+        node,
+        range,
+        hot_pluggable: false,
+    };
+    [
+        affinity(0, PhysRange::new(RAM.start(), 31 * MIB)),
+        affinity(1, PhysRange::new(border, 32 * MIB)),
+    ]
+}
+
+const SECOND: NodeId = match NodeId::try_new(1) {
+    Some(node) => node,
+    None => NodeId::ZERO,
+};
+
+#[test]
+fn frames_come_from_the_node_that_is_named_and_the_list_says_so() {
+    with_nodes(&two_nodes(), |world| {
+        let node_of = |frame: Pfn| world.nodes.node_of(frame.start());
+        for pages in [1, 5, 100, 600] {
+            for (node, expected) in [(None, 0), (Some(NodeId::ZERO), 0), (Some(SECOND), 1)] {
+                for strict in [false, true] {
+                    let mut request = AreaRequest::new(pages * K4);
+                    request = node.map_or(request, |node| request.node(node));
+                    request = if strict { request.this_node() } else { request };
+                    let range = world.areas.allocate(&request).expect("memory");
+                    let nodes = world.frames_of(range).into_iter().map(node_of);
+                    let expected_node = NodeId::try_new(expected);
+                    assert!({ nodes }.all(|node| node == expected_node), "{request:?}");
+                    assert_eq!(world.areas.find(range.start()).expect("lives").node, node);
+                    let text = VmallocInfo::new(world.areas, Addresses::Real, node_of).to_string();
+                    let row = text
+                        .lines()
+                        .find(|row| row.contains(&format!(" pages={pages} ")));
+                    let row = row.expect("it is listed");
+                    assert!(
+                        row.contains(&format!(" vmalloc N{expected}={pages}")),
+                        "{row}"
+                    );
+                    // SAFETY: nobody uses it.
+                    unsafe { world.areas.free(range.start()) }.expect("it lives");
+                    world.areas.purge();
+                }
+            }
+        }
+    });
+}
+
+/// The other node serves who did not say that it must not.
+#[test]
+fn a_full_node_is_passed_over_unless_it_must_be_that_one() {
+    with_nodes(&two_nodes(), |world| {
+        let node_of = |frame: Pfn| world.nodes.node_of(frame.start());
+        let request = AreaRequest::new(64 * K4).node(SECOND);
+        let before = world.free_frames();
+        let mut made = Vec::new();
+        loop {
+            match world.areas.allocate(&request.this_node()) {
+                Ok(range) => made.push(range),
+                Err(AreaError::NoFrames { .. }) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(
+            made.len() > 100 && world.free_frames() > 4000,
+            "{}",
+            made.len()
+        );
+        let all = made.iter().flat_map(|range| world.frames_of(*range));
+        assert!({ all }.all(|frame| node_of(frame) == Some(SECOND)));
+        let elsewhere = world
+            .areas
+            .allocate(&request)
+            .expect("the other node has some");
+        let nodes = world.frames_of(elsewhere).into_iter().map(node_of);
+        assert!({ nodes }.any(|node| node == Some(NodeId::ZERO)));
+        made.push(elsewhere);
+        for range in made {
+            // SAFETY: nobody uses it.
+            unsafe { world.areas.free(range.start()) }.expect("it lives");
+        }
+        world.areas.purge();
+        assert_eq!(world.free_frames(), before);
+    });
+}
+
+/// Blocks are cut in the books on frames, too, wherever an area is.
+#[test]
+fn a_shrunk_area_gives_parts_of_blocks_back() {
+    with_world(|world| {
+        // The books on large areas keep a frame once there has been one.
+        let first = world
+            .areas
+            .allocate(&AreaRequest::new(600 * K4))
+            .expect("memory");
+        // SAFETY: nobody uses it.
+        unsafe { world.areas.free(first.start()) }.expect("it lives");
+        world.areas.purge();
+        let before = world.free_frames();
+        for pages in [600_u64, 200, 64] {
+            for rest in [1, 3, 63, pages / 2 + 1, pages - 1] {
+                let range = world.areas.allocate(&AreaRequest::new(pages * K4));
+                let range = range.expect("memory");
+                let frames = world.frames_of(range);
+                let free = world.free_frames();
+                // SAFETY: the area is the test's.
+                let now = unsafe {
+                    world
+                        .areas
+                        .reallocate(range.start(), &AreaRequest::new(rest * K4))
+                };
+                let now = now.expect("it can be cut");
+                assert_eq!(now.size(), rest * K4, "{pages} pages to {rest}");
+                assert_eq!(world.frames_of(now)[..], frames[..rest as usize]);
+                // A large page that is cut takes a table.
+                let gained = world.free_frames() - free;
+                let gone = (pages - rest) as usize;
+                assert!(gained == gone || gained + 1 == gone, "{gained} of {gone}");
+                // SAFETY: nobody uses it.
+                unsafe { world.areas.free(now.start()) }.expect("it lives");
+                world.areas.purge();
+                assert_eq!(world.areas.totals().lost_blocks, 0);
+                assert_eq!(world.free_frames(), before, "{pages} pages to {rest}");
+            }
         }
     });
 }

@@ -30,5 +30,5 @@ pub use ioremap::{DeviceCache, IoError, IoMemory, device_pages};
 pub use owned::OwnedArea;
 pub use remap::{RemapError, remap};
 pub use stack::KernelStack;
-pub use vmallocinfo::VmallocInfo;
+pub use vmallocinfo::{Addresses, VmallocInfo};
 pub use vmap::{MapError, Mapping};

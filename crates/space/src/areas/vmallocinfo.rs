@@ -7,29 +7,45 @@
 //! ```
 //!
 //! The columns are Linux's (`s_show` in mm/vmalloc.c): the size is with the guard page, `pages=` without, and the end is the first address
-//! behind. Two things are better than there: the rows are in the order of their addresses, and a caller is a file and a line. The
-//! addresses are real ones, so the text is for the privileged only.
+//! behind. Three things are better than there: the rows are in the order of their addresses, a caller is a file and a line, and how many
+//! large pages an area is made of stands at the end: `2M=3 1G=1`. Who may not know addresses is shown zeros for them, as Linux's `%pK`
+//! does (Documentation/core-api/printk-formats.rst).
 
 use core::fmt;
 
 use kspace_frames::zone::{MAX_NODES, NodeId};
-use kspace_layout::{FRAME_SIZE, PagingMode, Pfn, VirtAddr};
+use kspace_layout::{FRAME_SIZE, PageSize, PagingMode, Pfn, VirtAddr};
 use kspace_paging::{End, Walker};
 
 use crate::vmalloc::{AreaInfo, Kernel, Kind, State, Vmalloc};
+
+/// Which addresses a reader is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Addresses {
+    /// None: zeros stand for them. The layout of the kernel is a secret, and most readers need sizes and callers only.
+    #[default]
+    Hidden,
+    /// Real ones: for the privileged (Linux: `CAP_SYSLOG`).
+    Real,
+}
 
 /// The text, by [`Display`](fmt::Display): one row for each area.
 pub struct VmallocInfo<'v, 'a, K: Kernel, const CPUS: usize, N> {
     areas: &'v Vmalloc<'a, K, CPUS>,
     node_of: N,
+    addresses: Addresses,
 }
 
 impl<'v, 'a, K: Kernel, const CPUS: usize, N: Fn(Pfn) -> Option<NodeId>>
     VmallocInfo<'v, 'a, K, CPUS, N>
 {
-    /// The text about `areas`. `node_of` tells a frame's node, for the counts of pages by node.
-    pub const fn new(areas: &'v Vmalloc<'a, K, CPUS>, node_of: N) -> Self {
-        Self { areas, node_of }
+    /// The text about `areas`, for a reader who is shown such `addresses`. `node_of` tells a frame's node, for the counts of pages by node.
+    pub const fn new(areas: &'v Vmalloc<'a, K, CPUS>, addresses: Addresses, node_of: N) -> Self {
+        Self {
+            areas,
+            node_of,
+            addresses,
+        }
     }
 
     fn walker(&self) -> Walker<'a, K::Memory> {
@@ -81,21 +97,38 @@ impl<'v, 'a, K: Kernel, const CPUS: usize, N: Fn(Pfn) -> Option<NodeId>>
             PagingMode::TwoLevel | PagingMode::Pae => 8,
             PagingMode::FourLevel | PagingMode::FiveLevel => 16,
         };
+        let address = match self.addresses {
+            Addresses::Hidden => 0,
+            Addresses::Real => address,
+        };
         Pointer { address, digits }
     }
 
     /// Where the device is, if it is mapped still.
     fn write_phys(&self, f: &mut fmt::Formatter<'_>, start: VirtAddr) -> fmt::Result {
         match self.walker().walk(start).end() {
-            End::Page(page) => write!(f, " phys=0x{:016x}", page.phys.as_u64()),
+            End::Page(page) => {
+                let phys = match self.addresses {
+                    Addresses::Hidden => 0,
+                    Addresses::Real => page.phys.as_u64(),
+                };
+                write!(f, " phys=0x{phys:016x}")
+            }
             _ => Ok(()),
         }
     }
 
-    /// How many pages lie in which node.
+    /// How many pages lie in which node, and how many large pages they are.
     fn write_nodes(&self, f: &mut fmt::Formatter<'_>, info: &AreaInfo) -> fmt::Result {
         let mut counts = [0_u64; MAX_NODES];
+        let (mut large, mut huge) = (0, 0);
         for run in self.walker().runs(info.range).flatten() {
+            let pages = run.virt.size() / run.page.bytes();
+            match run.page {
+                PageSize::Size4K => {}
+                PageSize::Size1G => huge += pages,
+                PageSize::Size2M | PageSize::Size4M => large += pages,
+            }
             let first = run.phys.pfn().as_u64();
             for frame in first..first + run.virt.size() / FRAME_SIZE {
                 let node = Pfn::try_new(frame).ok().and_then(&self.node_of);
@@ -106,6 +139,13 @@ impl<'v, 'a, K: Kernel, const CPUS: usize, N: Fn(Pfn) -> Option<NodeId>>
         }
         for (node, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
             write!(f, " N{node}={count}")?;
+        }
+        let size = self.areas.tables().mode().leaf_size(2);
+        if let Some(size) = size.filter(|_| large > 0) {
+            write!(f, " {size}={large}")?;
+        }
+        if huge > 0 {
+            write!(f, " {}={huge}", PageSize::Size1G)?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use core::ops::ControlFlow;
 
 use kspace_frames::Order;
 use kspace_layout::{FRAME_SIZE, Pfn, VirtAddr, VirtRange};
-use kspace_paging::{FrameSource, LeafTable};
+use kspace_paging::{FrameSource, LeafTable, Protection};
 
 use super::arena::{LEAD, Run, Spot};
 use super::caller::Caller;
@@ -81,6 +81,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             || !align.is_power_of_two()
             || !request.kind.owns_frames()
             || request.user
+            || request.protection != Protection::KERNEL_DATA
             || self.platform().is_atomic()
         {
             return None;
@@ -92,7 +93,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         let chunk = self.chunk_of(&off, spot.number);
         let word = word_of(request, &spot, pages, caller);
         let (table, slot) = (self.leaf_table(chunk), self.slot_of(chunk, spot.first));
-        let (bits, want) = (self.bits(request.protection), want_of(request));
+        let (bits, want) = (self.bits(Protection::KERNEL_DATA), want_of(request));
         for page in 0..pages {
             let Some(frame) = self.frames().take(&off, Order::FRAME, want) else {
                 self.abandon(&off, chunk, spot.first, word, page);
@@ -172,6 +173,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             || !align.is_power_of_two()
             || request.kind.owns_frames() != owns_frames
             || request.user && !request.is_for_users()
+            || request.protection_problem().is_some()
             || self.platform().is_atomic()
         {
             return Err(self.refuse(request, owns_frames));
@@ -198,6 +200,12 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             AreaError::Kind(request.kind)
         } else if request.user && !request.is_for_users() {
             AreaError::UserMappable(request.kind)
+        } else if let Some(problem) = request.protection_problem() {
+            AreaError::Protection {
+                protection: request.protection,
+                kind: request.kind,
+                problem,
+            }
         } else {
             AreaError::AtomicContext
         }
@@ -454,10 +462,11 @@ fn word_of(request: &AreaRequest, spot: &Spot, pages: u64, caller: Caller) -> Ar
 
 /// What its frames are for.
 #[inline]
-fn want_of(request: &AreaRequest) -> Want {
+pub(super) fn want_of(request: &AreaRequest) -> Want {
     Want {
         owner: request.kind.owner(),
         node: request.node,
+        strict: request.strict,
         zeroed: request.zeroed,
     }
 }

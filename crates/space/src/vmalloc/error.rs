@@ -4,6 +4,7 @@ use core::fmt;
 use core::panic::Location;
 
 use kspace_layout::{ByteSize, FRAME_SIZE, VirtAddr, VirtRange};
+use kspace_paging::Protection;
 
 use super::Kind;
 
@@ -28,6 +29,15 @@ pub enum AreaError {
     Kind(super::Kind),
     /// An area of this kind, or an executable one, is not for user spaces.
     UserMappable(super::Kind),
+    /// An area for that kind must not have these rights.
+    Protection {
+        /// What was asked for.
+        protection: Protection,
+        /// For what.
+        kind: super::Kind,
+        /// What is wrong with it.
+        problem: ProtectionProblem,
+    },
     /// In an interrupt handler, or with a lock held.
     AtomicContext,
     /// Nowhere are so many pages free in one piece, though all that was freed has been purged.
@@ -59,6 +69,29 @@ pub enum AreaError {
     NoTables,
 }
 
+/// Why an area must not have such rights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProtectionProblem {
+    /// The kernel's addresses are not for user mode.
+    User,
+    /// Nothing is born executable: whoever fills it could not have written it.
+    Executable,
+    /// RAM is cached as memory everywhere: two types for one frame are a machine check on some CPUs (Intel SDM vol. 3, section 13.12.4).
+    Cache,
+}
+
+impl fmt::Display for ProtectionProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::User => "user mode has no right here; map it in a user space",
+            Self::Executable => {
+                "nothing is made executable; ask for executable memory, and seal it"
+            }
+            Self::Cache => "RAM is write-back everywhere; ask for write-back",
+        })
+    }
+}
+
 impl fmt::Display for AreaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("vmalloc: ")?;
@@ -80,6 +113,9 @@ impl fmt::Display for AreaError {
                 f,
                 "an area for {kind} was asked for as one for user spaces; only memory that is not executable can be"
             ),
+            Self::Protection { kind, problem, .. } => {
+                write!(f, "an area for {kind} with such rights: {problem}")
+            }
             Self::AtomicContext => f.write_str(
                 "in atomic context (a lock held, or in an interrupt handler); allocate before it",
             ),

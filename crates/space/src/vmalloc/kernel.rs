@@ -29,6 +29,8 @@ pub struct Want {
     pub owner: Owner,
     /// The node it should be near to; `None`: this CPU's.
     pub node: Option<NodeId>,
+    /// Whether it must be of that node.
+    pub strict: bool,
     /// Whether it is to be filled with zeros.
     pub zeroed: bool,
 }
@@ -100,6 +102,16 @@ pub unsafe trait AreaFrames: FrameSource {
         }
         given
     }
+
+    /// `frames` consecutive frames, the first at a multiple of their number, a power of two: for a page that is larger than any block. Their
+    /// content is unknown, whatever `want` says: see [`clear_aligned`](Self::clear_aligned). They come back as the blocks that they are made of.
+    /// `None` when there are none to be had at once; a source may have none ever.
+    fn take_aligned(&self, _: &Self::Guard, _frames: u64, _: Want) -> Option<Pfn> {
+        None
+    }
+
+    /// Fills a part of what [`take_aligned`](Self::take_aligned) gave with zeros.
+    fn clear_aligned(&self, _first: Pfn, _frames: u64) {}
 
     /// Sees to it that no block in use has frames on both sides of the border before `at`: one that has is made into smaller ones. `false`
     /// when it cannot be cut there.

@@ -88,7 +88,7 @@ mod trim;
 mod zones;
 
 pub use arenas::Arenas;
-pub use error::{AreaError, FreeError, FreeProblem};
+pub use error::{AreaError, FreeError, FreeProblem, ProtectionProblem};
 pub use kernel::{AreaFrames, Kernel, Want};
 pub use look::{AreaInfo, State, Totals};
 pub use purge::Purged;

@@ -4,8 +4,10 @@ use core::fmt;
 
 use kspace_frames::Owner;
 use kspace_frames::zone::NodeId;
-use kspace_layout::FRAME_SIZE;
-use kspace_paging::{Access, Protection};
+use kspace_layout::{FRAME_SIZE, PageSize};
+use kspace_paging::{Access, CacheType, Protection};
+
+use super::ProtectionProblem;
 
 /// What an area is for. The numbers are in the books on areas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,6 +92,7 @@ pub struct AreaRequest {
     pub(super) zeroed: bool,
     pub(super) user: bool,
     pub(super) small_pages: bool,
+    pub(super) strict: bool,
 }
 
 impl AreaRequest {
@@ -106,6 +109,7 @@ impl AreaRequest {
             zeroed: false,
             user: false,
             small_pages: false,
+            strict: false,
         }
     }
 
@@ -140,6 +144,64 @@ impl AreaRequest {
         Self {
             node: Some(node),
             ..self
+        }
+    }
+
+    /// From no other node than the one that is [named](Self::node), or this CPU's (Linux: `__GFP_THISNODE`). Page tables may come from anywhere.
+    #[inline]
+    #[must_use]
+    pub const fn this_node(self) -> Self {
+        Self {
+            strict: true,
+            ..self
+        }
+    }
+
+    /// In large pages wherever there are blocks for them, at its end too: the size is rounded up to whole 2 MiB (Linux: `vmalloc_huge`). What
+    /// is smaller than 2 MiB has small pages without this; what is larger has large ones anyway, except at its end.
+    #[inline]
+    #[must_use]
+    pub const fn huge(self) -> Self {
+        // What is too large to be rounded is too large.
+        let bytes = match self
+            .bytes
+            .checked_next_multiple_of(PageSize::Size2M.bytes())
+        {
+            Some(bytes) => bytes,
+            None => self.bytes,
+        };
+        Self { bytes, ..self }
+    }
+
+    /// In pages of 4 KiB only (Linux: `VM_NO_HUGE_VMAP`): for who changes the rights of single pages later, and would split large ones.
+    #[inline]
+    #[must_use]
+    pub const fn small_pages(self) -> Self {
+        Self {
+            small_pages: true,
+            ..self
+        }
+    }
+
+    /// Why its rights are refused.
+    pub(super) const fn protection_problem(&self) -> Option<ProtectionProblem> {
+        let Protection {
+            access,
+            user,
+            cache,
+            ..
+        } = self.protection;
+        if user {
+            Some(ProtectionProblem::User)
+        } else if matches!(access, Access::ReadExecute) {
+            Some(ProtectionProblem::Executable)
+        } else if !matches!(
+            (self.kind, cache),
+            (Kind::Device, _) | (_, CacheType::WriteBack)
+        ) {
+            Some(ProtectionProblem::Cache)
+        } else {
+            None
         }
     }
 

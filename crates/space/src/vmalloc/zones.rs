@@ -2,9 +2,12 @@
 
 use core::marker::PhantomData;
 
-use kspace_frames::zone::{Hooks, NodeId, Nodes, Request, Shortage, Zone, ZoneKind, Zones};
+use kspace_frames::zone::{
+    Fallback, Hooks, NodeId, Nodes, Request, Shortage, Zone, ZoneKind, Zones,
+};
 use kspace_frames::{
-    Block, Flags, FrameAllocator, History, LONGEST_ROW, MappedBlock, Order, Owner, PinnedCpu,
+    Block, Constraint, Flags, FrameAllocator, History, LONGEST_ROW, MappedBlock, Order, Owner,
+    PinnedCpu,
 };
 use kspace_layout::{Pfn, PhysAddr};
 use kspace_paging::FrameSource;
@@ -98,6 +101,9 @@ impl<P: Interrupts<Off: Pinned>, H: Hooks> AreaZones<'_, P, H> {
     #[inline(always)]
     fn take_kept(&self, guard: &P::Off, home: NodeId, order: Order, want: Want) -> Option<Pfn> {
         let zone = self.zones.first(home, ZoneKind::Normal)?;
+        if want.strict && zone.node() != home {
+            return None;
+        }
         let local = zone.frames().local(guard.pin()).ok()?;
         let first = local.allocate_kept_mapped(order, want.owner)?.pfn();
         if want.zeroed {
@@ -109,6 +115,9 @@ impl<P: Interrupts<Off: Pinned>, H: Hooks> AreaZones<'_, P, H> {
     /// Frames in a row, of the zone that is asked first, if that has so many above its low mark.
     fn take_row(&self, guard: &P::Off, home: NodeId, frames: u64, want: Want) -> Option<Pfn> {
         let zone = self.zones.first_above_low(home, ZoneKind::Normal, frames)?;
+        if want.strict && zone.node() != home {
+            return None;
+        }
         let local = zone.frames().local(guard.pin()).ok()?;
         let first = local.allocate_row(frames as usize, want.owner)?;
         if want.zeroed {
@@ -122,6 +131,9 @@ impl<P: Interrupts<Off: Pinned>, H: Hooks> AreaZones<'_, P, H> {
         let mut request = Request::order(order.get().into()).owner(want.owner);
         if want.zeroed {
             request = request.zeroed();
+        }
+        if want.strict {
+            request = request.fallback(Fallback::Node);
         }
         let block = self.allocate_block(guard, home, &request)?;
         Some(block.map_new().into_raw().0)
@@ -245,6 +257,19 @@ unsafe impl<P: Interrupts<Off: Pinned>, H: Hooks> AreaFrames for AreaZones<'_, P
         given
     }
 
+    fn take_aligned(&self, guard: &P::Off, frames: u64, want: Want) -> Option<Pfn> {
+        let home = want.node.unwrap_or_else(|| guard.home());
+        let zones = self.zones.as_slice().iter();
+        let near = zones.clone().filter(|zone| zone.node() == home);
+        let far = zones.filter(|zone| zone.node() != home && !want.strict);
+        near.chain(far)
+            .find_map(|zone| row_of(zone, guard.pin(), frames, want))
+    }
+
+    fn clear_aligned(&self, first: Pfn, frames: u64) {
+        self.hooks.zero(first, frames);
+    }
+
     fn cut(&self, guard: &P::Off, at: Pfn) -> bool {
         let Some(allocator) = self.allocator(guard.home(), at) else {
             return false;
@@ -311,4 +336,30 @@ fn block_of(allocator: &FrameAllocator<'_>, frame: Pfn) -> Option<(Pfn, Order)> 
             _ => None,
         }
     })
+}
+
+/// A row of frames of a zone that keeps enough without it.
+fn row_of(
+    zone: &Zone<FrameAllocator<'_>>,
+    pin: &PinnedCpu,
+    frames: u64,
+    want: Want,
+) -> Option<Pfn> {
+    let usual = matches!(zone.kind(), ZoneKind::Dma32 | ZoneKind::Normal);
+    let left = zone.frames().free_frames_exact() as u64;
+    if !usual || left < frames + zone.watermarks().low {
+        return None;
+    }
+    let within = Constraint {
+        align: frames as usize,
+        ..Constraint::NONE
+    };
+    let row = zone.frames();
+    let row = row.allocate_contiguous(pin, frames as usize, within, want.owner);
+    let row = row.ok()?;
+    let first = row.pfn();
+    row.into_blocks(|block| {
+        let _ = block.map_new().into_raw();
+    });
+    Some(first)
 }

@@ -1,6 +1,6 @@
 //! The list of all areas, as text.
 
-use kspace::areas::{DeviceCache, IoMemory, KernelStack, OwnedArea, VmallocInfo};
+use kspace::areas::{Addresses, DeviceCache, IoMemory, KernelStack, OwnedArea, VmallocInfo};
 use kspace::vmalloc::AreaRequest;
 use kspace_frames::zone::NodeId;
 use kspace_frames::{FirmwareEntry, MemoryMap};
@@ -73,7 +73,7 @@ fn rows_are_linuxs_and_in_order() {
             row(
                 large.range(),
                 &format!(
-                    "{file}:{large_at} pages=4096 vmalloc{}",
+                    "{file}:{large_at} pages=4096 vmalloc{} 2M=8",
                     nodes(large.range())
                 ),
             ),
@@ -85,8 +85,16 @@ fn rows_are_linuxs_and_in_order() {
             row(freed_range, "unpurged vm_area"),
         ];
         rows.sort();
-        let text = VmallocInfo::new(rig.areas, node_of).to_string();
+        let text = VmallocInfo::new(rig.areas, Addresses::Real, node_of).to_string();
         assert_eq!(text, rows.concat());
+        // Who may not know addresses learns the rest.
+        let text = VmallocInfo::new(rig.areas, Addresses::Hidden, node_of).to_string();
+        let hidden = |row: &String| {
+            let (_, rest) = row.split_once(' ').expect("a row has addresses");
+            let rest = rest.replace("phys=0x00000000fed00000", &format!("phys={:#018x}", 0));
+            format!("{0:#018x}-{0:#018x} {rest}", 0)
+        };
+        assert_eq!(text, rows.iter().map(hidden).collect::<String>());
         assert!(
             text.contains(" N1="),
             "the large area reaches into the second node:\n{text}"
@@ -109,7 +117,7 @@ fn addresses_have_eight_digits_on_32_bits() {
     };
     with_rig_of::<Pae>(setup, |rig| {
         rig.areas.allocate(&AreaRequest::new(1)).expect("room");
-        let text = VmallocInfo::new(rig.areas, |_| None).to_string();
+        let text = VmallocInfo::new(rig.areas, Addresses::Real, |_| None).to_string();
         assert!(text.starts_with("0xf7"), "{text}");
         assert_eq!(text.find(' '), Some(21));
     });

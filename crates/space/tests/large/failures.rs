@@ -106,6 +106,7 @@ fn fragmented_memory_serves_what_no_contiguous_request_could_have() {
             let want = Want {
                 owner: Owner::VMALLOC,
                 node: None,
+                strict: false,
                 zeroed: false,
             };
             assert_eq!(rig.frames.take(&(), Order::new(4), want), None);
@@ -139,6 +140,7 @@ fn large_pages_where_there_are_some_and_pieces_for_the_rest() {
             Want {
                 owner: Owner::VMALLOC,
                 node: None,
+                strict: false,
                 zeroed: false,
             },
         );

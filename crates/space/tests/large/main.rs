@@ -4,6 +4,7 @@ mod areas;
 mod failures;
 mod hostile;
 mod model;
+mod requests;
 mod rig;
 #[path = "../vmalloc/rig.rs"]
 mod simulated;

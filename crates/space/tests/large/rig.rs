@@ -165,6 +165,23 @@ impl<'m> Buddies<'m> {
         taken
     }
 
+    /// Takes a block of 4 MiB out of every `frames` frames but the first `spared` ones.
+    pub fn take_in_each(&self, frames: u64, spared: usize) -> Vec<(u64, u8)> {
+        let mut free = self.free.borrow_mut();
+        let blocks = &mut free[Order::MAX.get() as usize];
+        let firsts: Vec<u64> = { blocks.iter() }
+            .copied()
+            .filter(|first| first % frames == 0)
+            .skip(spared)
+            .collect();
+        firsts.iter().for_each(|first| {
+            blocks.remove(first);
+        });
+        { firsts.into_iter() }
+            .map(|first| (first, Order::MAX.get()))
+            .collect()
+    }
+
     /// Gives back what was taken so.
     pub fn give_all(&self, blocks: Vec<(u64, u8)>) {
         blocks
@@ -237,6 +254,26 @@ unsafe impl AreaFrames for Buddies<'_> {
         }
         self.taken.borrow_mut().insert(first, order.get());
         Some(Pfn::new(first))
+    }
+
+    fn take_aligned(&self, _: &(), frames: u64, _: Want) -> Option<Pfn> {
+        self.requests.set(self.requests.get() + 1);
+        let mut free = self.free.borrow_mut();
+        let blocks = &mut free[Order::MAX.get() as usize];
+        let step = 1 << Order::MAX.get();
+        let row = |first: &u64| (*first..*first + frames).step_by(step);
+        let is_free = |first: &u64| row(first).all(|block| blocks.contains(&block));
+        let first = { blocks.iter() }.find(|first| *first % frames == 0 && is_free(first));
+        let first = *first?;
+        for block in row(&first) {
+            blocks.remove(&block);
+            self.taken.borrow_mut().insert(block, Order::MAX.get());
+        }
+        Some(Pfn::new(first))
+    }
+
+    fn clear_aligned(&self, first: Pfn, frames: u64) {
+        (0..frames).for_each(|frame| self.memory.clear(Pfn::new(first.as_u64() + frame)));
     }
 
     fn cut(&self, _: &(), at: Pfn) -> bool {

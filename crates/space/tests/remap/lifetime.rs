@@ -1,6 +1,6 @@
 //! An area that user mode can reach keeps its frames, whoever frees it.
 
-use kspace::areas::{OwnedArea, VmallocInfo, remap};
+use kspace::areas::{Addresses, OwnedArea, VmallocInfo, remap};
 use kspace::shootdown::{Load, Scope, Shootdown};
 use kspace::user::{UserMapping, UserSpace};
 use kspace::vmalloc::{AreaRequest, FreeProblem, Kind, State};
@@ -150,7 +150,7 @@ fn the_list_of_areas_says_which_ones_user_spaces_may_have() {
         let area = OwnedArea::allocate(rig.areas, &request(2 * K4)).expect("room");
         let _plain = OwnedArea::allocate(rig.areas, &AreaRequest::new(K4)).expect("room");
         assert_eq!(area.kind(), Kind::Memory);
-        let text = VmallocInfo::new(rig.areas, |_| None).to_string();
+        let text = VmallocInfo::new(rig.areas, Addresses::Real, |_| None).to_string();
         let user: Vec<_> = text
             .lines()
             .filter(|row| row.contains(" pages=2 vmalloc user"))

@@ -6,5 +6,4 @@ mod places;
 #[path = "../large/rig.rs"]
 mod rig;
 #[path = "../vmalloc/rig.rs"]
-#[allow(dead_code, reason = "each test program uses its own part of this")]
 mod simulated;

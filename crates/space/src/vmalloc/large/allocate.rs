@@ -6,7 +6,7 @@ use kspace_layout::{FRAME_SIZE, PageSize, Pfn, VirtAddr, VirtRange};
 use super::fill::{Filler, NoTable};
 use super::resize::at_page;
 use crate::ranges;
-use crate::vmalloc::allocate::{Checked, Shortage};
+use crate::vmalloc::allocate::{Checked, Shortage, want_of};
 use crate::vmalloc::caller::Caller;
 use crate::vmalloc::state::Vmalloc;
 use crate::vmalloc::{AreaError, AreaFrames, AreaRequest, Kernel, Want};
@@ -36,11 +36,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         caller: Caller,
     ) -> Result<VirtRange, AreaError> {
         self.check_memory(checked)?;
-        let want = Want {
-            owner: request.kind.owner(),
-            node: request.node,
-            zeroed: request.zeroed,
-        };
+        let want = want_of(request);
         self.make_large(request, checked, caller, Source::Own(want))
     }
 
@@ -150,7 +146,8 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         let tables = self.tables();
         let pages = tables.mode().leaf_size(level)?.bytes() / FRAME_SIZE;
         let possible = match source {
-            Source::Own(_) => pages <= Order::MAX.frames() as u64,
+            // Of the largest, there may be none: then smaller ones are taken, and nothing but addresses is lost.
+            Source::Own(_) => true,
             Source::Given(frame) => frame(0).as_u64().is_multiple_of(pages),
         };
         let largest = tables
@@ -171,7 +168,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         let mut filler = Filler::new(*self.tables(), request);
         let pages = range.size() / FRAME_SIZE;
         match source {
-            Source::Own(want) => self.fill_own(&mut filler, range.start(), pages, want),
+            Source::Own(want) => self.fill_own(&mut filler, range.start(), pages, request, want),
             Source::Given(frame) => fill_given::<K>(&mut filler, range.start(), pages, frame),
         }
     }
@@ -181,11 +178,26 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         filler: &mut FillerOf<'a, K>,
         start: VirtAddr,
         pages: u64,
+        request: &AreaRequest,
         want: Want,
     ) -> Result<(), Partial> {
         let mut mapped = 0;
         let mut largest = self.largest_block();
+        let mut row = self.row_pages(request);
         while mapped < pages {
+            let at = at_page(start, mapped);
+            let fits = row.filter(|row| *row <= pages - mapped && at.is_aligned(*row * FRAME_SIZE));
+            if let Some(count) = fits {
+                match self.take_aligned(count, want) {
+                    Some(first) => {
+                        self.map_row(filler, at, first, count, mapped)?;
+                        mapped += count;
+                    }
+                    // The others will not be there either.
+                    None => row = None,
+                }
+                continue;
+            }
             let fits = Order::largest_in((pages - mapped) as usize).unwrap_or(Order::FRAME);
             let order = largest.min(fits);
             // Interrupts are off for one block, which may have to be filled with zeros.
@@ -197,19 +209,56 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
                 })?;
                 continue;
             };
-            let at = at_page(start, mapped);
-            if let Err(NoTable { mapped: part }) = filler.map(at, first, order.frames() as u64) {
-                if part == 0 {
-                    self.give_block(first);
-                }
-                return Err(Partial {
-                    mapped: mapped + part,
-                    shortage: Shortage::Tables,
-                });
-            }
-            mapped += order.frames() as u64;
+            let count = order.frames() as u64;
+            self.map_row(filler, at, first, count, mapped)?;
+            mapped += count;
         }
         Ok(())
+    }
+
+    /// Maps frames that were just taken, behind `mapped` pages.
+    fn map_row(
+        &self,
+        filler: &mut FillerOf<'a, K>,
+        at: VirtAddr,
+        first: Pfn,
+        count: u64,
+        mapped: u64,
+    ) -> Result<(), Partial> {
+        filler
+            .map(at, first, count)
+            .map_err(|NoTable { mapped: part }| {
+                if part == 0 {
+                    self.give_blocks(first, count);
+                }
+                Partial {
+                    mapped: mapped + part,
+                    shortage: Shortage::Tables,
+                }
+            })
+    }
+
+    /// Frames for a page that is larger than any block.
+    fn take_aligned(&self, count: u64, want: Want) -> Option<Pfn> {
+        let first = self.frames().take_aligned(&self.off(), count, want)?;
+        if want.zeroed {
+            // In parts: the hook may keep interrupts off for each.
+            let part = Order::HUGE.frames() as u64;
+            for done in (0..count).step_by(Order::HUGE.frames()) {
+                let at = Pfn::new(first.as_u64() + done);
+                self.frames().clear_aligned(at, part.min(count - done));
+            }
+        }
+        Some(first)
+    }
+
+    /// How many pages the largest page stands for, where that is more than a block has.
+    fn row_pages(&self, request: &AreaRequest) -> Option<u64> {
+        let tables = self.tables();
+        let pages = tables.mode().leaf_size(3)?.bytes() / FRAME_SIZE;
+        let limits = tables.limits();
+        let largest = limits.largest_leaf_level(tables.mode(), PageSize::Size1G);
+        (largest >= 3 && tables.mode().levels() > 3 && !request.small_pages).then_some(pages)
     }
 
     /// The largest block that is worth having: one large page. Larger ones would be split among several entries anyhow, and keep

@@ -10,7 +10,8 @@
 //!
 //! Frames are taken in blocks, the largest first. Where there is none of an order, the next smaller one is tried, and the larger ones are
 //! not asked for again; so fragmented memory costs more entries, not a search for each page. From 2 MiB on an area is aligned to 2 MiB if
-//! the address space has such a place, so that each block of 2 MiB becomes one large page.
+//! the address space has such a place, so that each block of 2 MiB becomes one large page; from 1 GiB on to 1 GiB, where the machine has
+//! such pages and a node has so many frames in a row.
 //!
 //! What happens to an area is decided under one lock, which is held for a walk in a tree. Entries are filled and parked without it: an
 //! area's addresses belong to who makes it, then to its owner, to who frees it, and to the purger, one after the other.

@@ -14,12 +14,12 @@ use kspace_layout::{FRAME_SIZE, VirtAddr, VirtRange};
 use super::allocate::Source;
 use super::fill::{Filler, NoTable};
 use super::resize::{after, at_page};
-use crate::vmalloc::allocate::{Checked, Shortage};
+use crate::vmalloc::allocate::{Checked, Shortage, want_of};
 use crate::vmalloc::caller::Caller;
 use crate::vmalloc::pages::Pages;
 use crate::vmalloc::slot::AreaWord;
 use crate::vmalloc::state::Vmalloc;
-use crate::vmalloc::{AreaError, AreaInfo, AreaRequest, Kernel, Purged, Want};
+use crate::vmalloc::{AreaError, AreaInfo, AreaRequest, Kernel, Purged};
 
 impl<K: Kernel, const CPUS: usize> Vmalloc<'_, K, CPUS> {
     /// Moves a live area of the caller's to a place with room for all that `request` asks for, which is more than it has. When something
@@ -46,11 +46,7 @@ impl<K: Kernel, const CPUS: usize> Vmalloc<'_, K, CPUS> {
         checked: Checked,
         caller: Caller,
     ) -> Result<VirtRange, Shortage> {
-        let source = Source::Own(Want {
-            owner: request.kind.owner(),
-            node: request.node,
-            zeroed: request.zeroed,
-        });
+        let source = Source::Own(want_of(request));
         let whole = self.place_large(checked, request, source)?;
         let range = VirtRange::new(whole.start(), checked.pages * FRAME_SIZE);
         let made = self

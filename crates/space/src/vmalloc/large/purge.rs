@@ -136,7 +136,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     }
 
     /// Gives back blocks that lie one behind the other: how many frames they had.
-    fn give_blocks(&self, first: Pfn, frames: u64) -> u64 {
+    pub(super) fn give_blocks(&self, first: Pfn, frames: u64) -> u64 {
         let (mut done, mut given) = (0, 0);
         while done < frames {
             let block = self.give_block(Pfn::new(first.as_u64() + done));
@@ -147,7 +147,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     }
 
     /// Gives back the block that begins at `first`: how many frames it had; 0 when the books on frames know no such block.
-    pub(super) fn give_block(&self, first: Pfn) -> u64 {
+    fn give_block(&self, first: Pfn) -> u64 {
         // Interrupts are off for one block at a time.
         // SAFETY: an area's frames were taken for it, its entries do not lead there any more, and all CPUs have been flushed.
         let order = unsafe { self.frames().give(&self.off(), first) };

@@ -5,9 +5,9 @@ use kspace_paging::Reason;
 
 use super::allocate::Source;
 use super::books::Entry;
-use crate::vmalloc::allocate::{Checked, Shortage};
+use crate::vmalloc::allocate::{Checked, Shortage, want_of};
 use crate::vmalloc::state::Vmalloc;
-use crate::vmalloc::{AreaRequest, Kernel, Resized, Want};
+use crate::vmalloc::{AreaRequest, Kernel, Resized};
 
 impl<K: Kernel, const CPUS: usize> Vmalloc<'_, K, CPUS> {
     /// The live large area that begins at `start`.
@@ -34,11 +34,7 @@ impl<K: Kernel, const CPUS: usize> Vmalloc<'_, K, CPUS> {
         if grown.is_err() {
             return Ok(Resized::Elsewhere);
         }
-        let source = Source::Own(Want {
-            owner: request.kind.owner(),
-            node: request.node,
-            zeroed: request.zeroed,
-        });
+        let source = Source::Own(want_of(request));
         if let Err(partial) = self.fill_large(added, request, source) {
             self.take_away(added.start(), partial.mapped, true);
             let shrunk = self.with_space(&self.off(), |space| space.shrink(behind));
