@@ -7,9 +7,11 @@ use core::fmt;
 
 use kspace_frames::parse_size;
 
+pub use area_debug::AreaDebug;
 pub use area_tests::{AreaTest, AreaTests, BadAreaTests};
 pub use shown::{Shown, Text};
 
+mod area_debug;
 mod area_tests;
 mod shown;
 
@@ -50,7 +52,10 @@ pub struct CommandLine {
     pub fragment_vmalloc: bool,
     /// `vmalloc-quarantine=N`: purge freed areas when N pages wait, and not at what suits the machine; 0 means at once.
     pub vmalloc_quarantine: Option<u64>,
-    /// `seed=N`: what the stress delays at random follows from this; 0 means no delays. Without it each boot draws one.
+    /// `vmalloc-debug=MODE,MODE`: make mistakes with areas show sooner.
+    pub vmalloc_debug: AreaDebug,
+    /// `seed=N`: what the stress delays at random, and where areas lie at random, follows from this; 0 means no delays. Without it each
+    /// boot draws one.
     pub seed: Option<u64>,
     /// `test-permissions`: change rights, memory types and presence of live pages.
     pub test_permissions: bool,
@@ -146,6 +151,8 @@ impl Provocation {
 pub enum Rejected<'a> {
     /// No such word.
     Unknown(&'a str),
+    /// After the last of those: the words that there are.
+    Known,
     /// The value after `mem=` is no size.
     BadSize(&'a str, kspace_frames::SizeError<'a>),
     /// The value is no decimal number.
@@ -156,6 +163,13 @@ pub enum Rejected<'a> {
     BadNuma(&'a str),
     /// The value after `show=` has a name that is none of [`Text::ALL`].
     UnknownText {
+        /// The word.
+        word: &'a str,
+        /// The name in it.
+        name: &'a str,
+    },
+    /// The value after `vmalloc-debug=` has a name that is none of [`AreaDebug::NAMES`].
+    UnknownAreaDebug {
         /// The word.
         word: &'a str,
         /// The name in it.
@@ -175,10 +189,12 @@ pub enum Rejected<'a> {
 impl fmt::Display for Rejected<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown(word) => write!(
-                f,
-                "command line: \"{word}\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
-                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= test-text-patch= fragment-vmalloc vmalloc-quarantine= test-permissions seed= provoke="
+            Self::Unknown(word) => {
+                write!(f, "command line: \"{word}\" is not known and was not used")
+            }
+            Self::Known => f.write_str(
+                "command line: known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= show= dmesg halt measure stress= \
+                 stress-frames= test-vmalloc= soak-vmalloc= test-text-patch= fragment-vmalloc vmalloc-quarantine= vmalloc-debug= test-permissions seed= provoke="
             ),
             Self::BadSize(word, error) => {
                 write!(f, "command line: \"{word}\" was not used: {error}")
@@ -205,6 +221,15 @@ impl fmt::Display for Rejected<'_> {
                 )?;
                 Text::ALL.iter().try_for_each(|text| write!(f, " {text}"))
             }
+            Self::UnknownAreaDebug { word, name } => {
+                write!(
+                    f,
+                    "command line: \"{word}\" was not used: \"{name}\" is no mode; vmalloc-debug= knows"
+                )?;
+                AreaDebug::NAMES
+                    .iter()
+                    .try_for_each(|name| write!(f, " {name}"))
+            }
             Self::BadAreaTests { word, problem } => {
                 write!(f, "command line: \"{word}\" was not used: {problem}")
             }
@@ -222,7 +247,7 @@ impl CommandLine {
     /// Reads the words of `line`. Each that is not understood goes to `rejected`; the last of equal words wins.
     pub fn parse<'a>(line: &'a [u8], mut rejected: impl FnMut(Rejected<'a>)) -> Self {
         let mut result = Self::default();
-        let mut offset = 0;
+        let (mut offset, mut unknown) = (0, false);
         for word in line.split(|byte| byte.is_ascii_whitespace()) {
             let start = offset;
             offset += word.len() + 1;
@@ -232,11 +257,15 @@ impl CommandLine {
             match core::str::from_utf8(word) {
                 Ok(word) => {
                     if let Err(reason) = result.take(word) {
+                        unknown |= matches!(reason, Rejected::Unknown(_));
                         rejected(reason);
                     }
                 }
                 Err(_) => rejected(Rejected::NotText(start)),
             }
+        }
+        if unknown {
+            rejected(Rejected::Known);
         }
         result
     }
@@ -281,6 +310,9 @@ impl CommandLine {
                     self.test_text_patch = Some(number(word, value)?);
                 } else if let Some(value) = word.strip_prefix("vmalloc-quarantine=") {
                     self.vmalloc_quarantine = Some(number(word, value)?);
+                } else if let Some(value) = word.strip_prefix("vmalloc-debug=") {
+                    self.vmalloc_debug = AreaDebug::parse(value)
+                        .map_err(|name| Rejected::UnknownAreaDebug { word, name })?;
                 } else if let Some(value) = word.strip_prefix("seed=") {
                     self.seed = Some(number(word, value)?);
                 } else if let Some(value) = word.strip_prefix("provoke=") {
@@ -318,7 +350,7 @@ mod tests {
     fn known_words_are_taken_and_spaces_ignored() {
         let (parsed, messages) = check(
             b"  nokaslr no5lvl\tnogbpages  mem=64M numa=off min_free_kbytes=4096 show=iomem,zoneinfo dmesg halt measure stress=5 stress-frames=6 seed=7 \
-              test-vmalloc=vm_map_ram_test,fix_size_alloc_test:8 soak-vmalloc=9 test-text-patch=11 fragment-vmalloc vmalloc-quarantine=10 test-permissions provoke=null ",
+              test-vmalloc=vm_map_ram_test,fix_size_alloc_test:8 soak-vmalloc=9 test-text-patch=11 fragment-vmalloc vmalloc-quarantine=10 vmalloc-debug=flush,poison test-permissions provoke=null ",
         );
         assert_eq!(messages, Vec::<String>::new());
         let expected = CommandLine {
@@ -339,6 +371,11 @@ mod tests {
             test_text_patch: Some(11),
             fragment_vmalloc: true,
             vmalloc_quarantine: Some(10),
+            vmalloc_debug: AreaDebug {
+                poison: true,
+                random: false,
+                flush: true,
+            },
             test_permissions: true,
             seed: Some(7),
             provoke: Some(Provocation::Null),
@@ -353,14 +390,14 @@ mod tests {
         assert_eq!(
             messages,
             [
-                "command line: \"nokalsr\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
-                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= test-text-patch= fragment-vmalloc vmalloc-quarantine= test-permissions seed= provoke=",
+                "command line: \"nokalsr\" is not known and was not used",
                 "command line: the word at byte 8 is not UTF-8 and was not used",
                 "command line: \"provoke=fire\" was not used; provoke= knows write-text write-rodata write-text-alias \
                  execute-data null non-canonical stack-overflow guard-page vmalloc freed-area area-guard double-vfree unmapped-user empty-slot direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere heap-exhausted read-only-page non-present-page",
-                "command line: \"nokaslr=1\" is not known and was not used; known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= \
-                 show= dmesg halt measure stress= stress-frames= test-vmalloc= soak-vmalloc= test-text-patch= fragment-vmalloc vmalloc-quarantine= test-permissions seed= provoke=",
+                "command line: \"nokaslr=1\" is not known and was not used",
                 "command line: \"stress=-1\" was not used: its value is no decimal number",
+                "command line: known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= show= dmesg halt measure stress= \
+                 stress-frames= test-vmalloc= soak-vmalloc= test-text-patch= fragment-vmalloc vmalloc-quarantine= vmalloc-debug= test-permissions seed= provoke=",
             ]
         );
     }
@@ -379,9 +416,21 @@ mod tests {
                 "command line: \"min_free_kbytes=64M\" was not used: its value is no decimal number",
                 "command line: \"min_free_kbytes=\" was not used: its value is no decimal number",
                 "command line: \"show=zoneinfo,slabinfo\" was not used: \"slabinfo\" is no text; show= knows zoneinfo buddyinfo iomem \
-                 meminfo memtype",
-                "command line: \"show=\" was not used: \"\" is no text; show= knows zoneinfo buddyinfo iomem meminfo memtype",
-                "command line: \"show=zoneinfo,\" was not used: \"\" is no text; show= knows zoneinfo buddyinfo iomem meminfo memtype",
+                 meminfo memtype vmallocinfo",
+                "command line: \"show=\" was not used: \"\" is no text; show= knows zoneinfo buddyinfo iomem meminfo memtype vmallocinfo",
+                "command line: \"show=zoneinfo,\" was not used: \"\" is no text; show= knows zoneinfo buddyinfo iomem meminfo memtype vmallocinfo",
+            ]
+        );
+    }
+
+    #[test]
+    fn modes_of_areas_are_checked() {
+        let (parsed, messages) = check(b"vmalloc-debug=random vmalloc-debug=poison,slow");
+        assert_eq!(parsed.vmalloc_debug, AreaDebug::parse("random").unwrap());
+        assert_eq!(
+            messages,
+            [
+                "command line: \"vmalloc-debug=poison,slow\" was not used: \"slow\" is no mode; vmalloc-debug= knows poison random flush"
             ]
         );
     }
@@ -413,7 +462,8 @@ mod tests {
             check(b"test-vmalloc=all:0 test-vmalloc=all,fix test-vmalloc= soak-vmalloc=x");
         assert_eq!(parsed, CommandLine::default());
         let names = "test-vmalloc= knows all fix_size_alloc_test full_fit_alloc_test long_busy_list_alloc_test random_size_alloc_test \
-                     fix_align_alloc_test random_size_align_alloc_test align_shift_alloc_test vm_map_ram_test bookkeeping scaling remap bad_input";
+                     fix_align_alloc_test random_size_align_alloc_test align_shift_alloc_test vm_map_ram_test bookkeeping scaling \
+                     remap bad_input large_pages reallocate";
         assert_eq!(
             messages,
             [

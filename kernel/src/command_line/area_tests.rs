@@ -29,11 +29,15 @@ pub enum AreaTest {
     Remap,
     /// Not in Linux's: all that is to be refused.
     BadInput,
+    /// Not in Linux: the largest pages that there are, and areas of each node.
+    LargePages,
+    /// Not in Linux: an area that gets one size after the other.
+    Reallocate,
 }
 
 impl AreaTest {
     /// All of them, in the order in which they are run.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::FixSize,
         Self::FullFit,
         Self::LongBusyList,
@@ -46,6 +50,8 @@ impl AreaTest {
         Self::Scaling,
         Self::Remap,
         Self::BadInput,
+        Self::LargePages,
+        Self::Reallocate,
     ];
 
     const fn name(self) -> &'static str {
@@ -62,6 +68,8 @@ impl AreaTest {
             Self::Scaling => "scaling",
             Self::Remap => "remap",
             Self::BadInput => "bad_input",
+            Self::LargePages => "large_pages",
+            Self::Reallocate => "reallocate",
         }
     }
 }

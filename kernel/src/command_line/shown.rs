@@ -15,16 +15,19 @@ pub enum Text {
     Meminfo,
     /// Which memory type each range is mapped with (Linux: under /sys/kernel/debug/x86).
     Memtype,
+    /// Which areas there are.
+    Vmallocinfo,
 }
 
 impl Text {
     /// All of them, in the order in which they are printed.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Zoneinfo,
         Self::Buddyinfo,
         Self::Iomem,
         Self::Meminfo,
         Self::Memtype,
+        Self::Vmallocinfo,
     ];
 
     const fn name(self) -> &'static str {
@@ -34,6 +37,7 @@ impl Text {
             Self::Iomem => "iomem",
             Self::Meminfo => "meminfo",
             Self::Memtype => "memtype",
+            Self::Vmallocinfo => "vmallocinfo",
         }
     }
 }

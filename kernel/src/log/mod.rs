@@ -3,6 +3,7 @@
 //! A record keeps the raw time-stamp counter, not seconds: lines are written before the counter's rate is known. Printed at
 //! once, such a line says `[    0.000000]`, as Linux's do; read back later, it has its true time.
 
+pub mod counted;
 pub mod lines;
 pub mod owner_lock;
 pub mod ring;

@@ -4,6 +4,7 @@
 //! The words are in [`kspace_frames::zone::text`], where they are held against Linux's own; here is what they are said about.
 
 mod near;
+mod owners;
 mod resources;
 mod texts;
 

@@ -1,22 +1,29 @@
 //! `show=`: the texts, each below a line with its name.
 
+use kspace::areas::{Addresses, VmallocInfo};
 use kspace::direct_map;
 use kspace::image::ImageMap;
+use kspace::vmalloc::Totals;
 use kspace_frames::FrameAllocator;
-use kspace_frames::zone::text::{Buddyinfo, DirectMap, Iomem, Meminfo, Pageset, Zoneinfo};
-use kspace_frames::zone::{Zone, Zones};
-use kspace_layout::PageSize;
+use kspace_frames::zone::text::{
+    Buddyinfo, DirectMap, Iomem, Meminfo, Pageset, VmallocTotals, Zoneinfo,
+};
+use kspace_frames::zone::{Nodes, Zone, Zones};
+use kspace_layout::{FRAME_SIZE, PageSize, Pfn};
 
 use super::online;
+use super::owners::Owned;
 use super::resources::resources;
 use crate::acpi::Topology;
 use crate::address_space::{self, Plan};
 use crate::command_line::{Shown, Text};
-use crate::{info, info_lines, permissions};
+use crate::{info, info_lines, permissions, vmalloc};
 
 /// What the texts are about.
 #[derive(Clone, Copy)]
 pub struct Sight<'a> {
+    /// Where each node's memory is.
+    pub nodes: &'a Nodes,
     /// The zones.
     pub zones: &'a Zones<'a, FrameAllocator<'a>>,
     /// Which CPUs are near to which of them.
@@ -46,6 +53,7 @@ pub fn show(shown: Shown, sight: &Sight<'_>) {
                     info_lines!("{}", rights.types().list());
                 }
             }
+            Text::Vmallocinfo => vmallocinfo(sight),
         }
     }
 }
@@ -65,14 +73,26 @@ fn zoneinfo(sight: &Sight<'_>) {
 }
 
 fn meminfo(sight: &Sight<'_>) {
-    let meminfo = Meminfo::of(sight.zones);
-    info_lines!(
-        "{}",
-        match direct_map(sight.plan) {
-            Some(direct_map) => meminfo.with_direct_map(direct_map),
-            None => meminfo,
-        }
-    );
+    let owned = Owned::of(sight.zones);
+    let mut meminfo = Meminfo::of(sight.zones)
+        .with_page_tables(owned.page_tables * FRAME_SIZE)
+        .with_kernel_stacks(owned.stacks * FRAME_SIZE);
+    if let Some(areas) = vmalloc::get() {
+        let Totals { bytes, used, .. } = areas.totals();
+        meminfo = meminfo.with_vmalloc(VmallocTotals { total: bytes, used });
+    }
+    if let Some(direct_map) = direct_map(sight.plan) {
+        meminfo = meminfo.with_direct_map(direct_map);
+    }
+    info_lines!("{meminfo}");
+}
+
+/// The log is for the privileged, who are shown real addresses.
+fn vmallocinfo(sight: &Sight<'_>) {
+    if let Some(areas) = vmalloc::get() {
+        let node_of = |frame: Pfn| sight.nodes.node_of(frame.start());
+        info_lines!("{}", VmallocInfo::new(areas, Addresses::Real, node_of));
+    }
 }
 
 /// What the direct map covers with each size of page.

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use kspace::shootdown::quarantine_bound;
-use kspace::vmalloc::{AreaError, AreaZones, Arenas, Vmalloc};
+use kspace::vmalloc::{AreaError, AreaZones, Arenas, Debug, Settings, Vmalloc};
 use kspace_frames::zone::Nodes;
 use kspace_layout::{AreaKind, PhysAddr};
 use kspace_paging::{EditError, Editor, RootError};
@@ -12,13 +12,15 @@ use spin::Once;
 use super::{AREAS, Areas, Frames, Zeros};
 use crate::acpi::MAX_CPUS;
 use crate::address_space::Plan;
-use crate::arch::{KERNEL_SHOOTDOWN, PageFormat};
+use crate::arch::{KERNEL_SHOOTDOWN, PageFormat, ticks};
+use crate::command_line::CommandLine;
+use crate::info;
 use crate::memory::Memory;
 
 static ARENAS: Arenas<MAX_CPUS> = Arenas::new();
 
-/// Brings the areas up: from here on [`get`](super::get) has them. A purge is due when `quarantine` freed pages wait; without that number,
-/// when as many wait as suits a machine of `cpus` CPUs.
+/// Brings the areas up: from here on [`get`](super::get) has them. What `words` say of the quarantine and of debug modes holds; without a
+/// word, a purge is due when as many freed pages wait as suits a machine of `cpus` CPUs.
 ///
 /// # Errors
 ///
@@ -33,7 +35,7 @@ pub unsafe fn bring_up(
     memory: &'static Memory,
     nodes: &'static Nodes,
     cpus: usize,
-    quarantine: Option<u64>,
+    words: &CommandLine,
 ) -> Result<&'static Areas, BringUpError> {
     static FRAMES: Once<Frames> = Once::new();
     let area = plan.layout.area(AreaKind::Vmalloc);
@@ -57,11 +59,33 @@ pub unsafe fn bring_up(
     // SAFETY: entries that were not present are in no TLB, so nothing has to be forgotten.
     unsafe { fresh.discharged(memory.window(), frames) };
     let usual = quarantine_bound(cpus, memory.zones().managed_frames());
-    let bound = quarantine.unwrap_or(usual);
+    let bound = words.vmalloc_quarantine.unwrap_or(usual);
+    let settings = Settings::new(bound).debug(debug_modes(words));
     // SAFETY: only these areas use the range, all CPUs join the shootdown as they start, the editor keeps the root entries, and the arenas
     // are named nowhere else.
-    let areas = unsafe { Vmalloc::new(area, editor, &KERNEL_SHOOTDOWN, &ARENAS, bound)? };
+    let areas = unsafe { Vmalloc::new(area, editor, &KERNEL_SHOOTDOWN, &ARENAS, settings)? };
     Ok(AREAS.call_once(|| areas.for_cpus(cpus)))
+}
+
+/// The debug modes that were asked for, which the log tells of: they change what everything costs.
+fn debug_modes(words: &CommandLine) -> Debug {
+    let asked = words.vmalloc_debug;
+    let seed = words.seed.unwrap_or_else(ticks);
+    let debug = Debug {
+        poison: asked.poison,
+        flush: asked.flush,
+        random: asked.random.then_some(seed),
+    };
+    if debug.poison {
+        info!("vmalloc: freed areas are filled with {:#x}", Debug::POISON);
+    }
+    if debug.random.is_some() {
+        info!("vmalloc: areas are placed at random, seed={seed}");
+    }
+    if debug.flush {
+        info!("vmalloc: every free flushes");
+    }
+    debug
 }
 
 /// Why there are no areas.

@@ -187,8 +187,8 @@ mod tests {
 
     #[test]
     fn a_measured_line_is_a_row() {
-        let line = "[    0.004922] measure: remote flush of a page, 1 other CPUs: 995 ticks";
-        let name = "remote flush of a page, 1 other CPUs".to_owned();
+        let line = "[    0.004922] measure: remote flush of a page, 1 other CPU: 995 ticks";
+        let name = "remote flush of a page, 1 other CPU".to_owned();
         assert_eq!(measured(line), Some(row(CPUS, name, "instructions", 995.0)));
         assert_eq!(measured("[    0.1] measure: nothing"), None);
         let line = "[    0.027] measure: alloc + free, order 0, through the allocator: 40 ticks";

@@ -280,6 +280,7 @@ const WORDS: &[BootCase] = &[
         says: &[
             "command line: \"nokalsr\" is not known and was not used",
             "command line: \"quiet\" is not known and was not used",
+            "command line: known: nokaslr no5lvl ",
         ],
         never: &["KASLR: off", "panicked"],
         ..BootCase::USUAL

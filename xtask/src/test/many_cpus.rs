@@ -59,7 +59,7 @@ pub(super) const MANY_CPUS: &[BootCase] = &[
         name: "a stress of the frame allocator on one CPU",
         append: "stress-frames=300 seed=7",
         says: &[
-            "stress-frames: 300 rounds on each of 1 CPUs, seed=7: ",
+            "stress-frames: 300 rounds on each of 1 CPU, seed=7: ",
             "stress-frames: ",
             " double frees tried, 0 let through; 0 wrong numbers; ",
             " heap pieces, 0 wrong; ",

@@ -106,6 +106,50 @@ pub(super) const AREAS: &[BootCase] = &[
         ..BootCase::USUAL
     },
     BootCase {
+        name: "vmalloc, a soak with poisoned areas at random places",
+        cpus: 2,
+        append: "soak-vmalloc=3000 vmalloc-debug=poison,random,flush seed=5",
+        says: &[
+            "vmalloc: freed areas are filled with 0x6b6b6b6b6b6b6b6b",
+            "vmalloc: areas are placed at random, seed=5",
+            "vmalloc: every free flushes",
+            "soak-vmalloc: 0 wrong numbers, 0 refused; frames, tables and addresses are as before",
+            "verify: ",
+            "kspace: done",
+        ],
+        never: &["written after it was freed", "panicked"],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "vmalloc, a page of 1 GiB",
+        mem_mib: 4096,
+        append: "no5lvl test-vmalloc=large_pages show=meminfo,vmallocinfo",
+        says: &[
+            "test-vmalloc: large_pages: 1048576 KiB as it comes: 1 pages of 1G, 0 of 2M, 0 of 4K, read back: true",
+            "test-vmalloc: large_pages: 65536 KiB in small pages: 0 pages of 1G, 0 of 2M, 16384 of 4K, read back: true",
+            "test-vmalloc: large_pages: 6144 KiB rounded to large pages: 0 pages of 1G, 3 of 2M, 0 of 4K, read back: true",
+            "KernelStack: ",
+            "PageTables: ",
+            "VmallocTotal:   34359738368 kB",
+            "VmallocUsed: ",
+            "VmallocChunk:          0 kB",
+            "vmallocinfo:",
+            "kspace: done",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "vmalloc, an area that gets other sizes",
+        append: "test-vmalloc=reallocate:20",
+        says: &[
+            "test-vmalloc: reallocate: 20 loops in ",
+            " moves, every page read back",
+            "verify: ",
+            "kspace: done",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
         name: "vmalloc, 256 MiB where no 64 KiB lie in a row",
         mem_mib: 512,
         append: "nokaslr fragment-vmalloc",
@@ -208,10 +252,11 @@ pub(super) const AREAS: &[BootCase] = &[
     },
     BootCase {
         name: "vmalloc, words of nonsense",
-        append: "test-vmalloc=fix_size soak-vmalloc=many",
+        append: "test-vmalloc=fix_size soak-vmalloc=many vmalloc-debug=slow",
         says: &[
             "command line: \"test-vmalloc=fix_size\" was not used: \"fix_size\" is no workload; test-vmalloc= knows all fix_size_alloc_test",
             "command line: \"soak-vmalloc=many\" was not used: its value is no decimal number",
+            "command line: \"vmalloc-debug=slow\" was not used: \"slow\" is no mode; vmalloc-debug= knows poison random flush",
         ],
         ..BootCase::USUAL
     },

@@ -15,6 +15,7 @@ use super::memory::Window;
 use super::per_cpu::{self, CpuData};
 use super::{PageFormat, clock, measure_frames, shootdown, work};
 use crate::info;
+use crate::log::counted::Counted;
 
 /// Flushes per figure: one alone would measure cold caches of QEMU's translator.
 const REPEATED: u64 = 200;
@@ -59,10 +60,11 @@ fn flushes(handoff: &Handoff, others: u64) {
     };
     let whose = if others == 0 { "local" } else { "remote" };
     let one = ticks_each(|| shootdown::KERNEL.invalidate(&stale(page(modules, 0))));
-    info!("measure: {whose} flush of a page, {others} other CPUs: {one} ticks");
+    let others = Counted(others, "other CPU");
+    info!("measure: {whose} flush of a page, {others}: {one} ticks");
     let pages = (0..BATCH as u64).map(|index| stale(page(modules, 2 * index)));
     let batch = ticks_each(|| shootdown::KERNEL.invalidate_all(pages.clone()));
-    info!("measure: {whose} flush of a batch of {BATCH}, {others} other CPUs: {batch} ticks");
+    info!("measure: {whose} flush of a batch of {BATCH}, {others}: {batch} ticks");
 }
 
 fn ticks_each(mut flush: impl FnMut()) -> u64 {
@@ -79,6 +81,7 @@ fn messages(handoff: &Handoff, others: u64) {
     let Some(frames) = crate::memory::get().map(crate::memory::Memory::tables) else {
         return;
     };
+    let others = Counted(others, "other CPU");
     let sent = || shootdown::KERNEL.activity().interrupts;
 
     let before = sent();
@@ -89,7 +92,7 @@ fn messages(handoff: &Handoff, others: u64) {
         frames.release(token.flush(&shootdown::KERNEL, &memory, &frames));
     }
     info!(
-        "measure: messages per {UNMAPS} unmaps, each flushed, {others} other CPUs: {} messages",
+        "measure: messages per {UNMAPS} unmaps, each flushed, {others}: {} messages",
         sent() - before
     );
 
@@ -111,7 +114,7 @@ fn messages(handoff: &Handoff, others: u64) {
     }
     purge();
     info!(
-        "measure: messages per {UNMAPS} unmaps, batched, {others} other CPUs: {} messages",
+        "measure: messages per {UNMAPS} unmaps, batched, {others}: {} messages",
         sent() - before
     );
 }

@@ -26,6 +26,7 @@ use super::per_cpu::{self, CpuData};
 use super::{PageFormat, shootdown, work, yield_points};
 use crate::acpi::MAX_CPUS;
 use crate::info;
+use crate::log::counted::Counted;
 use crate::memory;
 
 /// Distance of two CPUs' windows: in page tables of their own, and some that share the level above.
@@ -57,8 +58,8 @@ pub fn run(rounds: u64, seed: u64) -> bool {
     let (read, wrong) = (READ.load(Ordering::Relaxed), WRONG.load(Ordering::Relaxed));
     let refused = REFUSED.load(Ordering::Relaxed);
     info!(
-        "stress: {rounds} rounds on each of {} CPUs: {read} numbers read, {wrong} wrong, {refused} edits refused",
-        per_cpu::online().count()
+        "stress: {rounds} rounds on each of {}: {read} numbers read, {wrong} wrong, {refused} edits refused",
+        Counted(per_cpu::online().count() as u64, "CPU")
     );
     info!(
         "stress: {} flushes, {} interrupts sent, {} pages and {} whole TLBs forgotten",

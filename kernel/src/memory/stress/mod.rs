@@ -22,6 +22,7 @@ mod tally;
 use super::Memory;
 use crate::arch::{self, CpuData};
 use crate::info;
+use crate::log::counted::Counted;
 use tally::TALLY;
 
 pub use handler::in_handler;
@@ -82,9 +83,9 @@ fn drain_all() {
 fn report_mixed(rounds: u64) {
     let tally = &TALLY;
     info!(
-        "stress-frames: {rounds} rounds on each of {} CPUs, seed={}: {} blocks of {} frames, {} runs, {} contiguous ranges, {} freed by \
+        "stress-frames: {rounds} rounds on each of {}, seed={}: {} blocks of {} frames, {} runs, {} contiguous ranges, {} freed by \
          another CPU, {} requests refused",
-        arch::cpus_online(),
+        Counted(arch::cpus_online(), "CPU"),
         tally.seed(),
         tally.blocks(),
         tally.frames(),

@@ -61,7 +61,12 @@ pub(super) fn run(test: AreaTest, areas: &Areas, loops: u64, own: Pfn) -> Done {
         AreaTest::RandomSizeAlign => random_size_align(areas, loops),
         AreaTest::AlignShift => align_shift(areas),
         AreaTest::VmMapRam => vm_map_ram(areas, loops, own),
-        AreaTest::Bookkeeping | AreaTest::Scaling | AreaTest::Remap | AreaTest::BadInput => Ok(0),
+        AreaTest::Bookkeeping
+        | AreaTest::Scaling
+        | AreaTest::Remap
+        | AreaTest::BadInput
+        | AreaTest::LargePages
+        | AreaTest::Reallocate => Ok(0),
     }
 }
 

@@ -6,6 +6,7 @@
 //!   remap.rs        an area in a user space: its pages are the same ones there             test-vmalloc=remap
 //!   bad_input.rs    all that is to be refused                                              test-vmalloc=bad_input
 //!   scaling.rs      two CPUs beside one, and beside work that shares nothing               test-vmalloc=scaling:LOOPS
+//!   sizes.rs        large pages, nodes, and an area that gets other sizes                  test-vmalloc=large_pages,reallocate:LOOPS
 //!   soak.rs         all CPUs make, fill, check, hand on and free areas of all kinds        soak-vmalloc=N
 //!   fragmented.rs   memory in crumbs: an area of 256 MiB succeeds, 64 KiB in a row do not   fragment-vmalloc
 //!   account.rs      what must be the same before and after                                 in all of them
@@ -18,6 +19,7 @@ mod fragmented;
 mod linux;
 mod remap;
 mod scaling;
+mod sizes;
 mod soak;
 
 use kspace_frames::zone::Request;
@@ -44,6 +46,8 @@ pub fn run(tests: AreaTests, plan: &Plan) -> bool {
         AreaTest::Scaling => scaling::run(loops),
         AreaTest::Remap => remap::run(),
         AreaTest::BadInput => bad_input::run(plan),
+        AreaTest::LargePages => sizes::large_pages(),
+        AreaTest::Reallocate => sizes::reallocate(loops),
         _ => (1..=RUNS).all(|_| one(test, loops)),
     })
 }

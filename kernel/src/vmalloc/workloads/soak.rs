@@ -20,6 +20,7 @@ use super::account::Account;
 use crate::acpi::MAX_CPUS;
 use crate::arch::{self, CpuData, Lock};
 use crate::info;
+use crate::log::counted::Counted;
 use crate::memory::{self, Memory};
 use crate::vmalloc::{self, Areas};
 
@@ -66,9 +67,9 @@ pub fn run(operations: u64, seed: u64) -> bool {
     let (after, purges) = (Account::take(areas, memory), areas.totals().purges - purges);
     let load = |count: &AtomicU64| count.load(Relaxed);
     info!(
-        "soak-vmalloc: {operations} operations on {} CPUs, seed={seed}: {} areas of {} pages, {} of them large, {} short mappings; {} freed by \
+        "soak-vmalloc: {operations} operations on {}, seed={seed}: {} areas of {} pages, {} of them large, {} short mappings; {} freed by \
          another CPU, {} in interrupt handlers; {purges} purges",
-        arch::cpus_online(),
+        Counted(arch::cpus_online(), "CPU"),
         load(&MADE),
         load(&PAGES),
         load(&LARGE),

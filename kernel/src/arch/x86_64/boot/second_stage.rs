@@ -105,9 +105,9 @@ fn bring_up_memory(handoff: &'static Handoff, window: Window) -> &'static memory
 fn bring_up_areas(handoff: &'static Handoff, ram: &'static memory::Memory) {
     let cpus = handoff.processors.apic_ids().len().max(1);
     let (plan, nodes) = (&handoff.plan, &handoff.ground.nodes);
-    let quarantine = handoff.command_line.vmalloc_quarantine;
+    let words = &handoff.command_line;
     // SAFETY: the other CPUs have not been started, and the first stage made these tables and maps nothing in the area.
-    let areas = unsafe { vmalloc::bring_up(plan, handoff.root, ram, nodes, cpus, quarantine) };
+    let areas = unsafe { vmalloc::bring_up(plan, handoff.root, ram, nodes, cpus, words) };
     let areas = match areas {
         Ok(areas) => areas,
         Err(error) => {
@@ -244,6 +244,7 @@ fn patch_text(handoff: &'static Handoff) {
 fn show(handoff: &'static Handoff) {
     let Some(memory) = memory::get() else { return };
     let sight = Sight {
+        nodes: &handoff.ground.nodes,
         zones: memory.zones(),
         topology: &handoff.topology,
         plan: &handoff.plan,
