@@ -1,15 +1,15 @@
 //! An area in the largest pages that there are, of every node, and one that gets other sizes: what it holds is read back each time.
 
-use kspace::areas::OwnedArea;
+use kspace::areas::{Addresses, OwnedArea, VmallocInfo};
 use kspace::vmalloc::{AreaRequest, Kind};
-use kspace_frames::zone::NodeId;
+use kspace_frames::zone::{NodeId, Zone};
 use kspace_layout::{FRAME_SIZE, PageSize, VirtRange};
 use kspace_paging::Walker;
 
 use super::account::Account;
 use crate::memory::{self, Memory};
 use crate::vmalloc::{self, Areas};
-use crate::{arch, info};
+use crate::{arch, info, info_lines};
 
 /// The sizes that an area gets one after the other, in pages: in its chunk, out of it, into large pages, and back.
 const SIZES: [u64; 9] = [1, 3, 200, 300, 1500, 1100, 513, 40, 2];
@@ -50,7 +50,15 @@ fn one(areas: &'static Areas, how: &str, request: &AreaRequest) -> bool {
         "test-vmalloc: large_pages: {} KiB {how}: {huge} pages of 1G, {large} of 2M, {small} of 4K, read back: {same}",
         area.range().size() >> 10
     );
+    list(areas);
     same
+}
+
+/// The areas that there are, as the log's readers, who are privileged, may see them.
+fn list(areas: &'static Areas) {
+    let Some(memory) = memory::get() else { return };
+    let node_of = |frame| memory.zones().spanning(frame).next().map(Zone::node);
+    info_lines!("{}", VmallocInfo::new(areas, Addresses::Real, node_of));
 }
 
 /// How many pages of each size an area has.
@@ -78,8 +86,8 @@ fn nodes(areas: &'static Areas, memory: &Memory) -> bool {
         if has {
             let made = made.is_ok();
             info!("test-vmalloc: large_pages: 300 pages of node {node} and no other: {made}");
+            list(areas);
         }
-        // Page by page: it is nobody's fault when a node has memory that cannot be given away.
         made.is_ok() == has
     })
 }
