@@ -7,7 +7,8 @@
 //!   Nodes -----> vmemmap::arrange ---> vmemmap::build -----+                    fault: why did this access fail?
 //!                                                          |
 //!   areas (vmap, ioremap, stacks, code) --> vmalloc -------'    shootdown: every CPU forgets what was taken out
-//!                                             '-- ranges: which addresses are free
+//!      |                                      '-- ranges: which addresses are free
+//!      '-- permissions: other rights, another memory type;  cache_types: which memory types are in use
 //! ```
 //!
 //! Where to begin: a kernel with one CPU finds all of this put together in [`one_cpu`], with an example. A kernel with several implements
