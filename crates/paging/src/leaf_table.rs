@@ -128,6 +128,30 @@ impl<'a, F: EntryFormat> LeafTable<'a, F> {
         })
     }
 
+    /// The handle of a table that is at hand already: as [`at`](Self::at), without asking the memory where it is.
+    ///
+    /// # Safety
+    ///
+    /// As for [`at`](Self::at); and `slots` is what [`as_slots`](Self::as_slots) returned of the handle on `table`, whose memory lives
+    /// as long as `'a`.
+    #[inline(always)]
+    #[must_use]
+    pub unsafe fn from_slots(table: PhysAddr, slots: *const (), limits: Limits) -> Self {
+        Self {
+            table,
+            // SAFETY: the caller's promise: it was made of such a slice.
+            slots: unsafe { core::slice::from_raw_parts(slots.cast(), Self::SLOTS) },
+            address: F::FORMAT.address_mask() & !limits.encryption_mask(),
+        }
+    }
+
+    /// Where its slots are, for [`from_slots`](Self::from_slots).
+    #[inline]
+    #[must_use]
+    pub const fn as_slots(&self) -> *const () {
+        self.slots.as_ptr().cast()
+    }
+
     /// The table's physical address.
     #[inline(always)]
     #[must_use]
@@ -150,8 +174,17 @@ impl<'a, F: EntryFormat> LeafTable<'a, F> {
             debug_assert!(self.names(first, count));
             self.expect(index, slot, rest, |raw| raw == 0);
             F::Raw::store(slot, raw);
+            let step = 1 << F::FORMAT.shift(1);
+            // Eight at a time: what a loop costs is as much as what it does.
+            let (eights, rest) = rest.as_chunks::<8>();
+            for eight in eights {
+                for (slot, count) in eight.iter().zip(1..) {
+                    F::Raw::store(slot, raw + count * step);
+                }
+                raw += 8 * step;
+            }
             for slot in rest {
-                raw += 1 << F::FORMAT.shift(1);
+                raw += step;
                 F::Raw::store(slot, raw);
             }
         }
@@ -194,6 +227,26 @@ impl<'a, F: EntryFormat> LeafTable<'a, F> {
         collect::<F>(self.run(index, count), |raw, count| {
             each(self.frame(raw ^ F::FORMAT.parked_flip()), count);
         });
+    }
+
+    /// As [`collect`](Self::collect) for one slot, whose frame it returns; `None` when it is not parked.
+    ///
+    /// # Panics
+    ///
+    /// When the table has no such slot.
+    ///
+    /// # Safety
+    ///
+    /// As for [`collect`](Self::collect).
+    #[inline(always)]
+    pub unsafe fn collect_one(&self, index: usize) -> Option<Pfn> {
+        let slot = &self.run(index, 1)[0];
+        let raw = F::Raw::load(slot);
+        if !is_parked(raw) {
+            return None;
+        }
+        F::Raw::store(slot, 0);
+        Some(self.frame(raw ^ F::FORMAT.parked_flip()))
     }
 
     /// Takes away the pages of `count` slots from `index` on and forgets them: the frames are known elsewhere.

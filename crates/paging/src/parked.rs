@@ -76,6 +76,15 @@ pub(crate) fn collect<F: EntryFormat>(
         F::Raw::store(slot, 0);
         // Addresses are inverted: the next frame's is lower. Behind the last frame of all the difference is no entry.
         let mut expected = raw.wrapping_sub(step);
+        while let Some(eight) = slots[next..].first_chunk::<8>()
+            && are_as_expected::<F>(eight, expected)
+        {
+            for slot in eight {
+                F::Raw::store(slot, 0);
+            }
+            expected = expected.wrapping_sub(8 * step);
+            next += 8;
+        }
         while next < slots.len() && F::Raw::load(&slots[next]) == expected {
             F::Raw::store(&slots[next], 0);
             expected = expected.wrapping_sub(step);
@@ -83,6 +92,23 @@ pub(crate) fn collect<F: EntryFormat>(
         }
         each(raw, next - start);
     }
+}
+
+/// Whether eight entries remember consecutive frames, the first as `expected` says.
+#[inline(always)]
+fn are_as_expected<F: EntryFormat>(
+    eight: &[<F::Raw as RawEntry>::Atomic; 8],
+    expected: u64,
+) -> bool {
+    let step = 1_u64 << F::FORMAT.shift(1);
+    // One comparison for all: the bits in which any of them differs.
+    let differ = |(slot, count): (_, u64)| F::Raw::load(slot) ^ expected.wrapping_sub(count * step);
+    eight
+        .iter()
+        .zip(0..)
+        .map(differ)
+        .fold(0, |all, bits| all | bits)
+        == 0
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use core::ops::ControlFlow;
 
 use kspace_frames::Order;
-use kspace_layout::{FRAME_SIZE, Pfn, VirtAddr, VirtRange};
+use kspace_layout::{FRAME_SIZE, Pfn, PhysAddr, VirtAddr, VirtRange};
 use kspace_paging::{FrameSource, LeafTable, Protection};
 
 use super::arena::{LEAD, Run, Spot};
@@ -13,7 +13,7 @@ use super::lazy;
 use super::pages::{CHUNK_PAGES, Pages};
 use super::pool::{Books, Pool, Rest};
 use super::slot::{AreaWord, SMALL_PAGES};
-use super::state::{Off, Vmalloc};
+use super::state::{Known, Off, Vmalloc};
 use super::{AreaError, AreaFrames, AreaRequest, Kernel, Want};
 use crate::platform::Cpu;
 use crate::ranges;
@@ -90,9 +90,9 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         let off = self.off();
         let arena = self.arena(&off);
         let spot = arena.place(pages + 1, align)?;
-        let chunk = self.chunk_of(&off, spot.number);
+        let Known { chunk, table } = self.chunk_of(&off, spot.number);
         let word = word_of(request, &spot, pages, caller);
-        let (table, slot) = (self.leaf_table(chunk), self.slot_of(chunk, spot.first));
+        let slot = self.slot_of(chunk, spot.first);
         let (bits, want) = (self.bits(Protection::KERNEL_DATA), want_of(request));
         for page in 0..pages {
             let Some(frame) = self.frames().take(&off, Order::FRAME, want) else {
@@ -271,9 +271,9 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     ) -> Result<VirtRange, Shortage> {
         let off = self.off();
         let spot = self.place(&off, checked)?;
-        let (chunk, first) = (self.chunk_of(&off, spot.number), spot.first);
+        let Known { chunk, table } = self.chunk_of(&off, spot.number);
+        let first = spot.first;
         let word = word_of(request, &spot, checked.pages, caller);
-        let table = self.leaf_table(chunk);
         if let ControlFlow::Break(filled) = fill(&off, table, self.slot_of(chunk, first)) {
             self.abandon(&off, chunk, first, word, filled);
             return Err(Shortage::Frames { filled });
@@ -403,7 +403,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         if run.left() == 0 {
             return None;
         }
-        let chunk = self.chunk_of(off, run.number());
+        let chunk = self.chunk_of(off, run.number()).chunk;
         pool.give(
             self,
             chunk,
@@ -423,13 +423,12 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
                 Err(ranges::AllocateError::NoSpace { .. }) => return Err(Shortage::Space),
                 Err(_) => return Err(Shortage::Tables),
             };
-            let chunk = self.chunk(books);
-            let made = self.make_chunk_at(chunk, range);
+            let made = self.make_chunk_at(books, range);
             if made.is_err() {
                 let freed = space.free(range);
                 debug_assert!(freed.is_ok(), "it was allocated just now");
             }
-            made.map(|()| chunk)
+            made
         });
         if made.is_err() {
             self.frames().release(books);
@@ -438,7 +437,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     }
 
     /// The space is held.
-    fn make_chunk_at(&self, chunk: Chunk<'a>, range: VirtRange) -> Result<(), Shortage> {
+    fn make_chunk_at(&self, books: PhysAddr, range: VirtRange) -> Result<Chunk<'a>, Shortage> {
         let number = self.number_of(range.start());
         let nodes = self.index.reserve(self, self.frames(), number);
         let nodes = nodes.map_err(|_| Shortage::Tables)?;
@@ -446,9 +445,10 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             nodes.release(self.frames());
             return Err(Shortage::Tables);
         };
-        chunk.begin(number, table.table());
-        self.index.insert(self, number, chunk.frame(), nodes);
-        Ok(())
+        let chunk = self.chunk(books);
+        chunk.begin(books, number, table.table());
+        self.index.insert(self, number, books, nodes);
+        Ok(chunk)
     }
 }
 

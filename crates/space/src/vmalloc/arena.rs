@@ -167,12 +167,19 @@ impl Arena {
         add(&self.used, pages.wrapping_neg());
         add(&self.areas, 1_u64.wrapping_neg());
         let lazy = self.lazy.load(Ordering::Relaxed) + pages;
-        if lazy < batch {
-            self.lazy.store(lazy, Ordering::Relaxed);
-            return None;
+        if lazy >= batch {
+            return Some(self.tell(lazy));
         }
+        self.lazy.store(lazy, Ordering::Relaxed);
+        None
+    }
+
+    /// Forgets what is told now.
+    #[cold]
+    #[inline(never)]
+    fn tell(&self, lazy: u64) -> u64 {
         self.lazy.store(0, Ordering::Relaxed);
-        Some(lazy)
+        lazy
     }
 
     /// Counts so many pages more, or less, modulo 2^64, of an area that has another size.

@@ -8,13 +8,14 @@
 //!          16  free pages, one bit each (8 words)
 //!          24  index nodes that go with it (4 words), count in 28; addresses held with it: first in 29, last in 30
 //!          32  account of a block of short mappings         33  what a purge has taken of it
+//!          34  the frame of the books themselves
 //!         128  who made the areas that were freed, where that is kept: two to a word (128 words)
 //!         256  areas, one word each (256 words)
 //! ```
 //!
 //! | words | written by |
 //! |---|---|
-//! | 0, 1 | who makes the chunk, before others know it |
+//! | 0, 1, 34 | who makes the chunk, before others know it |
 //! | 2, 3, 8 to 11 | as `lazy` says |
 //! | 4, 12 to 15, 24 to 30, 33 | the purger |
 //! | 5 to 7, 16 to 23 | who holds the pool |
@@ -50,6 +51,7 @@ const HOLD_FIRST: usize = 29;
 const HOLD_LAST: usize = 30;
 const ACCOUNT: usize = 32;
 const TAKEN: usize = 33;
+const FRAME: usize = 34;
 const MAKERS: usize = 128;
 const AREAS: usize = 256;
 
@@ -63,35 +65,41 @@ pub(super) type Words = [AtomicU64; FRAME_WORDS];
 #[derive(Clone, Copy)]
 pub(super) struct Chunk<'a> {
     words: &'a Words,
-    frame: PhysAddr,
 }
 
 impl<'a> Chunk<'a> {
-    #[inline]
-    pub(super) const fn new(words: &'a Words, frame: PhysAddr) -> Self {
-        Self { words, frame }
+    #[inline(always)]
+    pub(super) const fn new(words: &'a Words) -> Self {
+        Self { words }
     }
 
-    /// Writes down what a new chunk is, into a frame of zeros.
-    pub(super) fn begin(self, number: u64, table: PhysAddr) {
+    /// The books' words.
+    #[inline(always)]
+    pub(super) const fn words(self) -> &'a Words {
+        self.words
+    }
+
+    /// Writes down what a new chunk is, into `frame`, a frame of zeros.
+    pub(super) fn begin(self, frame: PhysAddr, number: u64, table: PhysAddr) {
+        self.words[FRAME].store(frame.as_u64(), Ordering::Relaxed);
         self.words[NUMBER].store(number, Ordering::Relaxed);
         self.words[TABLE].store(table.as_u64(), Ordering::Relaxed);
     }
 
     /// The frame of the books.
     #[inline]
-    pub(super) const fn frame(self) -> PhysAddr {
-        self.frame
+    pub(super) fn frame(self) -> PhysAddr {
+        address(&self.words[FRAME])
     }
 
-    /// Which chunk it is, counted from the first of the area.
+    /// Which chunk it is, counted from address zero.
     #[inline]
     pub(super) fn number(self) -> u64 {
         self.words[NUMBER].load(Ordering::Relaxed)
     }
 
     /// Its page table.
-    #[inline]
+    #[inline(always)]
     pub(super) fn table(self) -> PhysAddr {
         address(&self.words[TABLE])
     }
@@ -220,7 +228,7 @@ impl<'a> Chunk<'a> {
     }
 
     /// The word of the area that begins in the page pair of `page`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn area(self, page: u64) -> &'a AtomicU64 {
         // Half the slots, so that the compiler sees that it is inside.
         &self.words[AREAS + page as usize / 2 % SLOTS]
@@ -237,7 +245,8 @@ fn four(words: &Words, at: usize) -> &[AtomicU64; LAZY_WORDS] {
 }
 
 /// An address that was stored as one.
-#[inline]
+#[inline(always)]
 fn address(word: &AtomicU64) -> PhysAddr {
-    PhysAddr::new(word.load(Ordering::Relaxed))
+    // It is one as it is. This says so to the compiler.
+    PhysAddr::new(word.load(Ordering::Relaxed) & PhysAddr::LAST.as_u64())
 }

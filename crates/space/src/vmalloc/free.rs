@@ -9,9 +9,8 @@ use super::caller::Caller;
 use super::chunk::Chunk;
 use super::error::{FreeError, FreeProblem};
 use super::pages::CHUNK_PAGES;
-use super::pool::Books;
 use super::slot::AreaWord;
-use super::state::{Off, Vmalloc};
+use super::state::{Known, Off, Vmalloc};
 use super::{AreaInfo, Kernel, State};
 use crate::platform::Cpu;
 
@@ -48,26 +47,24 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// Inlined, because it is short.
     #[inline(always)]
     fn free_near(&self, start: VirtAddr, by: Caller) -> Option<Option<u64>> {
-        // Addresses outside the area have numbers that no chunk has.
+        // An address outside the area has a number that no chunk has.
         let (number, page) = (self.number_of(start), page_of(start));
         let off = self.off();
-        let arena = self.arena(&off);
-        let books = arena.near.get(self.index.generation(), number)?;
+        let known = self.known_near(&off, number)?;
         if !start.is_aligned(FRAME_SIZE) {
             return None;
         }
-        let chunk = self.chunk(books);
-        let word = AreaWord::free(chunk.area(page), page, by.raw()).ok()?;
-        self.freed(&off, chunk, page, word);
-        Some(arena.count_freed(word.pages(), self.batch))
+        let word = AreaWord::free(known.chunk.area(page), page, by.raw()).ok()?;
+        Some(self.freed(&off, &known, page, word))
     }
 
-    /// The rest of a free whose area was taken from all others.
+    /// The rest of a free whose area was taken from all others. Freed pages to be told, if it is time to.
     #[inline(always)]
-    fn freed(&self, off: &Off<K>, chunk: Chunk<'a>, page: u64, word: AreaWord) {
-        self.leaf_table(chunk)
-            .park(self.slot_of(chunk, page), word.pages() as usize);
-        self.defer(off, chunk, page);
+    fn freed(&self, off: &Off<K>, known: &Known<'a, K>, page: u64, word: AreaWord) -> Option<u64> {
+        let slot = self.slot_of(known.chunk, page);
+        known.table.park(slot, word.pages() as usize);
+        self.defer(off, known.chunk, page);
+        self.arena(off).count_freed(word.pages(), self.batch)
     }
 
     /// As [`free`](Self::free), for any address.
@@ -83,19 +80,18 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             return self.free_slow(off, start, None, caller);
         }
         let page = page_of(start);
-        let Some(chunk) = self.chunk_numbered(&off, self.number_of(start)) else {
+        let Some(known) = self.chunk_numbered(&off, self.number_of(start)) else {
             return self.free_slow(off, start, None, caller);
         };
         let by = Caller::of(caller);
-        let word = match AreaWord::free(chunk.area(page), page, by.raw()) {
+        let word = match AreaWord::free(known.chunk.area(page), page, by.raw()) {
             Ok(word) => word,
             Err(found) => return self.free_slow(off, start, Some(found), caller),
         };
         if self.modes.poison {
-            self.poison_area(chunk, page, word, word.caller());
+            self.poison_area(known.chunk, page, word, word.caller());
         }
-        self.freed(&off, chunk, page, word);
-        let told = self.arena(&off).count_freed(word.pages(), self.batch);
+        let told = self.freed(&off, &known, page, word);
         drop(off);
         if let Some(pages) = told {
             self.count_lazy(pages);
@@ -115,7 +111,8 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     ) -> Result<(), FreeError> {
         let problem = if !self.area().contains(start) {
             FreeProblem::Outside(self.area())
-        } else if let Some(chunk) = self.chunk_numbered(&off, self.number_of(start)) {
+        } else if let Some(known) = self.chunk_numbered(&off, self.number_of(start)) {
+            let chunk = known.chunk;
             let page = page_of(start);
             if let Some(found) = found
                 && found.is_mapped()

@@ -19,6 +19,8 @@ const BITS: u32 = FRAME_WORDS.trailing_zeros();
 pub(super) struct Index {
     root: PhysAddr,
     levels: u32,
+    /// The number of the first chunk.
+    first: u64,
     /// How often chunks were taken out, counted from one.
     generation: AtomicU64,
 }
@@ -30,13 +32,14 @@ pub(super) trait Reach<'a> {
 
 impl Index {
     constructor! {
-        /// For chunks with numbers below `chunks`, with `root`, a frame of zeros.
-        pub(super) fn new(root: PhysAddr, chunks: u64) -> Self {
+        /// For `chunks` chunks from number `first` on, with `root`, a frame of zeros.
+        pub(super) fn new(root: PhysAddr, first: u64, chunks: u64) -> Self {
             let bits = u64::BITS - chunks.saturating_sub(1).leading_zeros();
             let levels = bits.div_ceil(BITS);
             Self {
                 root,
                 levels: if levels == 0 { 1 } else { levels },
+                first,
                 generation: AtomicU64::new(1),
             }
         }
@@ -54,9 +57,10 @@ impl Index {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// The frame of a chunk's books.
+    /// The frame of a chunk's books. The number is of an address in the area.
     #[inline]
     pub(super) fn get<'a>(&self, reach: &impl Reach<'a>, number: u64) -> Option<PhysAddr> {
+        let number = number.wrapping_sub(self.first);
         let mut node = self.root;
         for level in (0..self.levels).rev() {
             // Acquire: what is found there was written before it could be found.
@@ -89,6 +93,7 @@ impl Index {
 
     /// How many nodes on the way to a chunk there are not.
     fn missing<'a>(&self, reach: &impl Reach<'a>, number: u64) -> u32 {
+        let number = number - self.first;
         let mut node = self.root;
         for level in (1..self.levels).rev() {
             match reach.words(node)[slot(number, level)].load(Ordering::Relaxed) {
@@ -107,6 +112,7 @@ impl Index {
         books: PhysAddr,
         mut nodes: Nodes,
     ) {
+        let number = number - self.first;
         let mut node = self.root;
         for level in (1..self.levels).rev() {
             let slot = &reach.words(node)[slot(number, level)];
@@ -129,6 +135,7 @@ impl Index {
         number: u64,
         mut retire: impl FnMut(PhysAddr),
     ) {
+        let number = number - self.first;
         self.remove_below(reach, self.root, self.levels - 1, number, &mut retire);
     }
 
@@ -157,10 +164,12 @@ impl Index {
 
     /// The first chunk at or after `number`: its number and its books.
     pub(super) fn next<'a>(&self, reach: &impl Reach<'a>, number: u64) -> Option<(u64, PhysAddr)> {
+        let number = number.saturating_sub(self.first);
         if number >> (BITS * self.levels) != 0 {
             return None;
         }
-        self.next_below(reach, self.root, self.levels - 1, number)
+        let (found, books) = self.next_below(reach, self.root, self.levels - 1, number)?;
+        Some((found + self.first, books))
     }
 
     fn next_below<'a>(

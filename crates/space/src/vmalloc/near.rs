@@ -1,7 +1,7 @@
 //! The chunks that a CPU used last: most look-ups end here and not in the index.
 //!
 //! ```text
-//!   way = number % WAYS     generation | number | books          one of three arrays each
+//!   way = number % WAYS     generation | number | where its books are | where its page table is         an array of each
 //! ```
 //!
 //! An entry counts as long as its generation is the index's. Who takes chunks out of the index goes on to the next generation before the
@@ -12,21 +12,19 @@
 //!
 //! Nothing of other CPUs' need be swept out. Only the CPU itself writes here, with interrupts off.
 
-use kspace_layout::PhysAddr;
+use core::ptr::null_mut;
 
-use super::sync::{AtomicU64, Ordering};
+use super::sync::{AtomicPtr, AtomicU64, Ordering};
 
 /// Chunks that are remembered: those of short and of long areas that are made, and those where some are freed.
-const WAYS: usize = 4;
+const WAYS: usize = 8;
 
 /// Not all atomics can be made in constants.
-macro_rules! four_zeros {
-    () => {
+macro_rules! each_way {
+    ($($zero:tt)*) => {
         [
-            AtomicU64::new(0),
-            AtomicU64::new(0),
-            AtomicU64::new(0),
-            AtomicU64::new(0),
+            $($zero)*, $($zero)*, $($zero)*, $($zero)*,
+            $($zero)*, $($zero)*, $($zero)*, $($zero)*,
         ]
     };
 }
@@ -36,38 +34,41 @@ pub(super) struct Near {
     /// Zero is none: the index counts from one.
     generations: [AtomicU64; WAYS],
     numbers: [AtomicU64; WAYS],
-    books: [AtomicU64; WAYS],
+    books: [AtomicPtr<()>; WAYS],
+    slots: [AtomicPtr<()>; WAYS],
 }
 
 impl Near {
     constructor! {
         pub(super) fn new() -> Self {
             Self {
-                generations: four_zeros!(),
-                numbers: four_zeros!(),
-                books: four_zeros!(),
+                generations: each_way!(AtomicU64::new(0)),
+                numbers: each_way!(AtomicU64::new(0)),
+                books: each_way!(AtomicPtr::new(null_mut())),
+                slots: each_way!(AtomicPtr::new(null_mut())),
             }
         }
     }
 
-    /// The frame of a chunk's books, if it is remembered. `generation` was read with interrupts off, and they have been so since.
+    /// Where a chunk's books and page table are, if it is remembered. `generation` was read with interrupts off, and they have been so since.
     #[inline(always)]
-    pub(super) fn get(&self, generation: u64, number: u64) -> Option<PhysAddr> {
+    pub(super) fn get(&self, generation: u64, number: u64) -> Option<(*const (), *const ())> {
         let way = number as usize % WAYS;
         let is_it = self.numbers[way].load(Ordering::Relaxed) == number
             && self.generations[way].load(Ordering::Relaxed) == generation;
         is_it.then(|| {
-            let frame = self.books[way].load(Ordering::Relaxed);
-            // As it was stored; said again for the compiler.
-            PhysAddr::new(frame & PhysAddr::LAST.as_u64())
+            let books = self.books[way].load(Ordering::Relaxed);
+            let slots = self.slots[way].load(Ordering::Relaxed);
+            (books.cast_const(), slots.cast_const())
         })
     }
 
     /// Remembers what the index said after `generation` was read.
-    pub(super) fn put(&self, generation: u64, number: u64, books: PhysAddr) {
+    pub(super) fn put(&self, generation: u64, number: u64, books: *const (), slots: *const ()) {
         let way = number as usize % WAYS;
         self.generations[way].store(generation, Ordering::Relaxed);
         self.numbers[way].store(number, Ordering::Relaxed);
-        self.books[way].store(books.as_u64(), Ordering::Relaxed);
+        self.books[way].store(books.cast_mut(), Ordering::Relaxed);
+        self.slots[way].store(slots.cast_mut(), Ordering::Relaxed);
     }
 }

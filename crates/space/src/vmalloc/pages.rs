@@ -6,6 +6,9 @@ pub(super) const CHUNK_PAGES: u64 = 512;
 /// Words that hold one bit for each page.
 pub(super) const PAGE_WORDS: usize = CHUNK_PAGES as usize / 64;
 
+/// Runs that are looked at one by one in a search.
+const RUNS: usize = 12;
+
 /// A set of a chunk's pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pages(pub(super) [u64; PAGE_WORDS]);
@@ -17,12 +20,7 @@ impl Pages {
     /// The pages from `first` on, before `end`.
     pub(super) fn between(first: u64, end: u64) -> Self {
         let mut pages = Self::NONE;
-        for (word, bits) in (0..).zip(&mut pages.0) {
-            let start = 64 * word;
-            let from = first.clamp(start, start + 64) - start;
-            let to = end.clamp(start, start + 64) - start;
-            *bits = below(to) & !below(from);
-        }
+        pages.insert_run(first, end);
         pages
     }
 
@@ -34,27 +32,27 @@ impl Pages {
 
     /// Adds the pages from `first` on, before `end`.
     pub(super) fn insert_run(&mut self, first: u64, end: u64) {
+        self.each_word(first, end, |word, bits| *word |= bits);
+    }
+
+    /// Takes the pages from `first` on, before `end`, out.
+    pub(super) fn remove_run(&mut self, first: u64, end: u64) {
+        self.each_word(first, end, |word, bits| *word &= !bits);
+    }
+
+    /// Calls `change` for each word with bits of pages from `first` on, before `end`; and with these bits.
+    #[inline(always)]
+    fn each_word(&mut self, first: u64, end: u64, change: impl Fn(&mut u64, u64)) {
         let mut from = first;
         while from < end {
             let last = (from | 63).min(end - 1);
-            self.0[from as usize / 64 % PAGE_WORDS] |= below(last - from + 1) << (from % 64);
+            let bits = below(last - from + 1) << (from % 64);
+            change(&mut self.0[from as usize / 64 % PAGE_WORDS], bits);
             from = last + 1;
         }
     }
 
-    pub(super) fn remove(&mut self, other: Self) {
-        for (ours, theirs) in self.0.iter_mut().zip(other.0) {
-            *ours &= !theirs;
-        }
-    }
-
-    /// Whether it has no page. (Arrays are compared byte by byte.)
-    #[inline]
-    pub(super) fn is_none(self) -> bool {
-        self.0.iter().fold(0, |all, word| all | word) == 0
-    }
-
-    /// Whether it has every page.
+    /// Whether it has every page. (Arrays are compared byte by byte.)
     #[inline]
     pub(super) fn is_all(self) -> bool {
         self.0.iter().fold(u64::MAX, |all, word| all & word) == u64::MAX
@@ -67,30 +65,50 @@ impl Pages {
             .any(|(ours, theirs)| ours & theirs != 0)
     }
 
-    /// The greatest power of two of which the longest run has as many pages, as its exponent; `None` for the empty set.
-    pub(super) fn longest_log2(self) -> Option<u32> {
-        if self.is_none() {
-            return None;
-        }
-        if self.is_all() {
-            return Some(CHUNK_PAGES.ilog2());
-        }
-        // Pages at which a run of 2^exponent pages begins.
-        let (mut starts, mut exponent) = (self, 0);
-        loop {
-            let longer = starts.and(starts.down(1 << exponent));
-            if longer.is_none() {
-                return Some(exponent);
+    /// How many pages the longest run has.
+    pub(super) fn longest(self) -> u64 {
+        // The longest so far, and the run that reaches up to the word.
+        let (mut longest, mut open) = (0, 0);
+        for word in self.0 {
+            if word == u64::MAX {
+                open += 64;
+                continue;
             }
-            (starts, exponent) = (longer, exponent + 1);
+            let (low, high) = (word.trailing_ones(), word.leading_ones());
+            longest = longest.max(open + u64::from(low));
+            open = u64::from(high);
+            // What is neither at its beginning nor at its end: often nothing.
+            let mut within = word & !below(low.into()) & below((64 - high).into());
+            let mut length = 0;
+            while within != 0 {
+                within &= within << 1;
+                length += 1;
+            }
+            longest = longest.max(length);
         }
+        longest.max(open)
     }
 
     /// The lowest place for `need` pages, one at least, at a multiple of `align`, a power of two: the place, and the first page after it that
     /// is not in the set.
     pub(super) fn find(self, need: u64, align: u64) -> Option<(u64, u64)> {
+        let mut at = 0;
+        for _ in 0..RUNS {
+            let begin = self.next(at, 0)?;
+            let end = self.end_of(begin);
+            let first = begin.next_multiple_of(align);
+            if first + need <= end {
+                return Some((first, end));
+            }
+            at = end;
+        }
+        self.find_from(at, need, align)
+    }
+
+    /// As [`find`](Self::find), at or after `at`, which is the end of a run: for all runs at once, because there are many.
+    fn find_from(self, at: u64, need: u64, align: u64) -> Option<(u64, u64)> {
         // Pages at which a run of `known` pages begins.
-        let (mut starts, mut known) = (self, 1);
+        let (mut starts, mut known) = (self.without_below(at), 1);
         while known < need {
             let more = known.min(need - known);
             starts = starts.and(starts.down(more));
@@ -100,7 +118,7 @@ impl Pages {
         while first % align != 0 {
             first = starts.next(first.next_multiple_of(align), 0)?;
         }
-        Some((first, self.next(first, u64::MAX).unwrap_or(CHUNK_PAGES)))
+        Some((first, self.end_of(first)))
     }
 
     /// One of all places for `need` pages at a multiple of `align`: which one `number` decides, each as likely as the others.
@@ -115,10 +133,15 @@ impl Pages {
         places().nth(chosen as usize)
     }
 
-    fn without_below(self, first: u64) -> Self {
-        let mut rest = self;
-        rest.remove(Self::between(0, first));
-        rest
+    fn without_below(mut self, first: u64) -> Self {
+        self.remove_run(0, first);
+        self
+    }
+
+    /// The first page after `page` that is not in the set.
+    #[inline]
+    fn end_of(self, page: u64) -> u64 {
+        self.next(page, u64::MAX).unwrap_or(CHUNK_PAGES)
     }
 
     /// The pages that are in both.
@@ -234,10 +257,10 @@ mod tests {
 
     #[test]
     fn whole_and_empty_sets_are_as_long_as_they_are() {
-        assert_eq!(Pages::NONE.longest_log2(), None);
-        assert_eq!(Pages::ALL.longest_log2(), Some(9));
+        assert_eq!(Pages::NONE.longest(), 0);
+        assert_eq!(Pages::ALL.longest(), 512);
         assert_eq!(Pages::ALL.find(CHUNK_PAGES, 1), Some((0, CHUNK_PAGES)));
-        assert_eq!(Pages::between(0, 511).longest_log2(), Some(8));
+        assert_eq!(Pages::between(0, 511).longest(), 511);
         assert_eq!(Pages::between(1, 512).find(256, 256), Some((256, 512)));
         assert_eq!(Pages::between(1, 511).find(256, 256), None);
         assert_eq!(Pages::NONE.find(1, 1), None);
@@ -255,7 +278,7 @@ mod tests {
             let longest = (1..=CHUNK_PAGES)
                 .rev()
                 .find(|&n| (0..CHUNK_PAGES).any(|p| free(p, n)));
-            assert_eq!(pages.longest_log2(), longest.map(u64::ilog2));
+            assert_eq!(pages.longest(), longest.unwrap_or(0));
             for (need, align) in [
                 (1, 1),
                 (2, 1),
@@ -278,7 +301,13 @@ mod tests {
                 }
             }
             let mut rest = pages;
-            rest.remove(pages);
+            let hole = (seed * 37 % 300, seed * 53 % 512);
+            rest.remove_run(hole.0, hole.1);
+            for (page, is_in) in flags.iter().enumerate() {
+                let in_hole = (hole.0..hole.1).contains(&(page as u64));
+                assert_eq!(self::flags(rest)[page], *is_in && !in_hole);
+            }
+            rest.remove_run(0, CHUNK_PAGES);
             assert_eq!(rest, Pages::NONE);
             assert!(!rest.overlaps(pages));
         }

@@ -154,7 +154,7 @@ impl Pool {
             Rest::Stays => first + need,
         };
         let before = free;
-        free.remove(Pages::between(first, end));
+        free.remove_run(first, end);
         self.change(books, chunk, before, free);
         Some(Found { chunk, first, end })
     }
@@ -190,7 +190,7 @@ impl Pool {
         if !is_here || free != before {
             return false;
         }
-        free.remove(wanted);
+        free.remove_run(first, end);
         self.change(books, chunk, before, free);
         true
     }
@@ -214,7 +214,7 @@ impl Pool {
         self.empty -= u64::from(before.is_all());
         self.empty += u64::from(after.is_all());
         chunk.set_free(after);
-        let place = after.longest_log2().unwrap_or(0) as usize;
+        let place = place_of(after.longest());
         if place as u64 != chunk.pool_place().load(Ordering::Relaxed) {
             self.unlink(books, chunk);
             self.link(books, chunk, place);

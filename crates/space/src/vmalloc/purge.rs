@@ -15,7 +15,7 @@ use kspace_frames::zone::Shortage;
 use kspace_layout::{FRAME_SIZE, PageSize, Pfn, VirtRange};
 use kspace_paging::{Invalidation, Stale};
 
-use super::chunk::Chunk;
+use super::chunk::{Chunk, SLOTS};
 use super::lazy::take_lazy;
 use super::pages::Pages;
 use super::pool::Books;
@@ -217,48 +217,75 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     }
 
     /// Gives back all that the areas of a chunk in the purge under way had.
+    #[inline(never)]
     fn release_chunk(&self, chunk: Chunk<'a>, purged: &mut Purged) {
         let off = self.off();
-        let mut pages = Pages::NONE;
-        // Areas that lie one behind the other are one run of pages.
-        let (mut run_first, mut run_end) = (0, 0);
         let (table, base) = (self.leaf_table(chunk), self.slot_of(chunk, 0));
-        let mut singles = Singles::new();
-        areas_of(chunk, |slot, word| {
-            let first = word.first(slot);
-            let count = word.pages();
-            let owned = Kind::raw_owns_frames(word.kind());
-            let each = |frame: Pfn, frames: usize| {
-                if !owned {
-                    return;
+        let mut pages = Collected::NONE;
+        let mut singles = [Pfn::new(0); SINGLES];
+        let mut count = 0;
+        for (index, mut bits) in (0..).zip(chunk.batch()) {
+            purged.areas += u64::from(bits.count_ones());
+            purged.pages += u64::from(bits.count_ones());
+            while bits != 0 {
+                let slot = (64 * index + u64::from(bits.trailing_zeros())) % SLOTS as u64;
+                bits &= bits - 1;
+                let area = chunk.area(2 * slot);
+                let word = AreaWord::load(area);
+                if !word.is_one_page() {
+                    self.release_area(&off, chunk, slot, &mut pages, purged);
+                    continue;
                 }
-                if frames > 1 {
-                    purged.frames += self.give_frames(&off, frame, frames as u64);
-                } else if singles.push(frame) {
-                    purged.frames += self.give_singles(&off, &mut singles);
+                // Most areas, in a few instructions.
+                let first = word.first(slot);
+                // SAFETY: the area was parked before its lazy bit was set, and all CPUs have been flushed since the bit was taken.
+                if let Some(frame) = unsafe { table.collect_one(base + first as usize) } {
+                    singles[count % SINGLES] = frame;
+                    count += 1;
+                    if count == SINGLES {
+                        purged.frames += self.give_singles(&off, &singles);
+                        count = 0;
+                    }
                 }
-            };
-            // SAFETY: the area was parked before its lazy bit was set, and all CPUs have been flushed since the bit was taken.
-            unsafe { table.collect(base + first as usize, count as usize, each) };
-            word.release(chunk.area(first));
-            let (begins, ends) = (first - word.lead(), first + count + 1);
-            if begins != run_end {
-                pages.insert_run(run_first, run_end);
-                run_first = begins;
+                pages.add(first, first + 2);
+                word.release(area);
             }
-            run_end = ends;
-            purged.areas += 1;
-            purged.pages += count;
-        });
-        pages.insert_run(run_first, run_end);
-        purged.frames += self.give_singles(&off, &mut singles);
-        self.with_pool(&off, |pool| pool.give(self, chunk, pages));
+        }
+        purged.frames += self.give_singles(&off, &singles[..count % SINGLES]);
+        self.with_pool(&off, |pool| pool.give(self, chunk, pages.all()));
     }
 
-    /// Gives single frames back, and has none left. Returns how many frames they were.
-    fn give_singles(&self, off: &Off<K>, singles: &mut Singles) -> u64 {
+    /// Gives back all that an area had, whatever it is. One page is counted already.
+    #[inline(never)]
+    fn release_area(
+        &self,
+        off: &Off<K>,
+        chunk: Chunk<'a>,
+        slot: u64,
+        pages: &mut Collected,
+        purged: &mut Purged,
+    ) {
+        let word = AreaWord::load(chunk.area(2 * slot));
+        let (first, count) = (word.first(slot), word.pages());
+        let owned = Kind::raw_owns_frames(word.kind());
+        let at = self.slot_of(chunk, first);
+        let each = |frame: Pfn, frames: usize| {
+            if owned {
+                purged.frames += self.give_frames(off, frame, frames as u64);
+            }
+        };
+        // SAFETY: as in `release_chunk`.
+        unsafe { self.leaf_table(chunk).collect(at, count as usize, each) };
+        purged.pages += count - 1;
+        pages.add(first - word.lead(), first + count + 1);
+        word.release(chunk.area(first));
+    }
+
+    /// Gives single frames back. Returns how many they were.
+    #[inline(never)]
+    fn give_singles(&self, off: &Off<K>, singles: &[Pfn]) -> u64 {
         // SAFETY: an area's frames were taken for it, its entries do not lead there any more, and all CPUs have been flushed.
-        let (given, lost) = unsafe { self.frames().give_many(off, singles.take()) };
+        let (given, lost) = unsafe { self.frames().give_many(off, singles) };
         if lost != 0 {
             self.lost.fetch_add(lost, Ordering::Relaxed);
         }
@@ -266,6 +293,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     }
 
     /// Gives back blocks that lie one behind the other, as they were taken. Returns how many frames they had.
+    #[inline(never)]
     pub(super) fn give_frames(&self, off: &Off<K>, first: Pfn, count: u64) -> u64 {
         // SAFETY: as above.
         let given = unsafe { self.frames().give_run(off, first, count) };
@@ -276,35 +304,41 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     }
 }
 
-/// Frames that come alone, kept until there are enough to be given back in one call.
-struct Singles {
-    frames: [Pfn; Self::ROOM],
-    count: usize,
+/// Frames that come alone and are given back in one call.
+const SINGLES: usize = 32;
+
+/// Pages of a chunk, collected run by run: areas often lie one behind the other.
+struct Collected {
+    pages: Pages,
+    first: u64,
+    end: u64,
 }
 
-impl Singles {
-    const ROOM: usize = 32;
+impl Collected {
+    const NONE: Self = Self {
+        pages: Pages::NONE,
+        first: 0,
+        end: 0,
+    };
 
-    const fn new() -> Self {
-        Self {
-            frames: [Pfn::new(0); Self::ROOM],
-            count: 0,
-        }
-    }
-
-    /// Keeps one more, of which there is room. Whether it was the last.
+    /// Adds the pages from `first` on, before `end`.
     #[inline(always)]
-    fn push(&mut self, frame: Pfn) -> bool {
-        let at = self.count % Self::ROOM;
-        self.frames[at] = frame;
-        self.count = at + 1;
-        self.count == Self::ROOM
+    fn add(&mut self, first: u64, end: u64) {
+        if first != self.end {
+            self.close(first);
+        }
+        self.end = end;
     }
 
-    /// All of them.
-    fn take(&mut self) -> &[Pfn] {
-        let count = core::mem::take(&mut self.count);
-        &self.frames[..count]
+    #[inline(never)]
+    fn close(&mut self, first: u64) {
+        self.pages.insert_run(self.first, self.end);
+        self.first = first;
+    }
+
+    fn all(mut self) -> Pages {
+        self.close(0);
+        self.pages
     }
 }
 

@@ -51,7 +51,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// In a random chunk, if that has room.
     fn place_in_any(&self, off: &Off<K>, draws: &Draws, need: u64, align: u64) -> Option<Spot> {
         let chunks = self.area().size() / super::state::CHUNK_BYTES + 1;
-        let from = draws.below(chunks);
+        let from = self.number_of(self.area().start()) + draws.below(chunks);
         // The next one above the draw, or the lowest.
         let found = self
             .index

@@ -183,7 +183,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// The chunk of a live small area, its first page there, and its word.
     pub(super) fn small_at(&self, start: VirtAddr) -> (Chunk<'a>, u64, AreaWord) {
         let off = self.off();
-        let chunk = self.chunk_of(&off, self.number_of(start));
+        let chunk = self.chunk_of(&off, self.number_of(start)).chunk;
         let first = start.as_u64() / FRAME_SIZE % CHUNK_PAGES;
         (chunk, first, AreaWord::load(chunk.area(first)))
     }

@@ -116,6 +116,14 @@ impl AreaWord {
         self.0 >> PAGES_SHIFT & PAGES_MASK
     }
 
+    /// Whether it has one page of ordinary memory, and none before it.
+    #[inline(always)]
+    pub(super) const fn is_one_page(self) -> bool {
+        let all = PAGES_MASK << PAGES_SHIFT | KIND_MASK << KIND_SHIFT | LEAD_MASK << LEAD_SHIFT;
+        // The kind of memory is zero.
+        self.0 & all == 1 << PAGES_SHIFT
+    }
+
     /// How many pages before it go with it.
     #[inline]
     pub(super) const fn lead(self) -> u64 {

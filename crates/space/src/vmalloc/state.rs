@@ -72,6 +72,12 @@ pub struct Vmalloc<'a, K: Kernel, const CPUS: usize> {
     arenas: &'a Arenas<CPUS>,
 }
 
+/// A chunk that was looked up. Interrupts stay off while it is used.
+pub(super) struct Known<'a, K: Kernel> {
+    pub(super) chunk: Chunk<'a>,
+    pub(super) table: LeafTable<'a, K::Format>,
+}
+
 impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// Areas in `area`, which has none yet, kept as `settings` say: a number of pages is the bound of [`Settings::new`].
     ///
@@ -100,12 +106,13 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             frames.release(root);
             return Err(AreaError::NoTables);
         };
-        let chunks = (area.last().as_u64() / CHUNK_BYTES) - area.start().as_u64() / CHUNK_BYTES + 1;
+        let first = area.start().as_u64() / CHUNK_BYTES;
+        let chunks = area.last().as_u64() / CHUNK_BYTES - first + 1;
         Ok(Self {
             area,
             tables,
             shootdown,
-            index: Index::new(root, chunks),
+            index: Index::new(root, first, chunks),
             space: Apart(Lock::new(ranges)),
             pool: Apart(Lock::new(Pool::new())),
             large: Apart(Large::new(memory, frames)),
@@ -226,10 +233,10 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         }
     }
 
-    /// The number of the chunk that an address of the area lies in; for another address, one that no chunk has.
-    #[inline]
+    /// The number of the chunk that an address lies in: counted from address zero, so that it says where the chunk is.
+    #[inline(always)]
     pub(super) const fn number_of(&self, address: VirtAddr) -> u64 {
-        (address.as_u64() / CHUNK_BYTES).wrapping_sub(self.area.start().as_u64() / CHUNK_BYTES)
+        address.as_u64() / CHUNK_BYTES
     }
 
     /// The addresses of `pages` pages from `first` on in the chunk with this number. They lie in the area.
@@ -239,21 +246,47 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     }
 
     /// The address of a page of the chunk with this number.
-    #[inline]
+    #[inline(always)]
     pub(super) fn address_of(&self, number: u64, page: u64) -> VirtAddr {
-        let chunk = (self.area.start().as_u64() / CHUNK_BYTES + number) * CHUNK_BYTES;
-        VirtAddr::new(chunk + page * FRAME_SIZE)
+        VirtAddr::new(number * CHUNK_BYTES + page * FRAME_SIZE)
     }
 
-    /// The chunk with this number.
+    /// The chunk with this number, and its page table.
     #[inline(always)]
-    pub(super) fn chunk_numbered(&self, off: &Off<K>, number: u64) -> Option<Chunk<'a>> {
-        let near = &self.arena(off).near;
-        let generation = self.index.generation();
-        match near.get(generation, number) {
-            Some(books) => Some(self.chunk(books)),
-            None => self.look_up(off, generation, number),
+    pub(super) fn chunk_numbered(&self, off: &Off<K>, number: u64) -> Option<Known<'a, K>> {
+        match self.known_near(off, number) {
+            Some(known) => Some(known),
+            None => self.look_up(off, number),
         }
+    }
+
+    /// The chunk with this number, if this CPU has used it lately.
+    #[inline(always)]
+    pub(super) fn known_near(&self, off: &Off<K>, number: u64) -> Option<Known<'a, K>> {
+        let (books, slots) = self.arena(off).near.get(self.index.generation(), number)?;
+        // SAFETY: `look_up` made these of references that live as long as the memory, which is longer than `self`; no other type writes there.
+        // The chunk's books and table are still what they were: see `near`.
+        unsafe {
+            core::hint::assert_unchecked(!books.is_null() && !slots.is_null());
+            let chunk = Chunk::new(&*books.cast::<Words>());
+            let table = LeafTable::from_slots(chunk.table(), slots, self.tables.limits());
+            Some(Known { chunk, table })
+        }
+    }
+
+    /// The chunk with this number, from the index.
+    #[inline(never)]
+    fn look_up(&self, off: &Off<K>, number: u64) -> Option<Known<'a, K>> {
+        let generation = self.index.generation();
+        let chunk = self.chunk(self.index.get(self, number)?);
+        let table = self.leaf_table(chunk);
+        let books = core::ptr::from_ref(chunk.words()).cast();
+        // What is not remembered is not freed by the short way, which does not know of poison.
+        if !self.modes.poison {
+            let near = &self.arena(off).near;
+            near.put(generation, number, books, table.as_slots());
+        }
+        Some(Known { chunk, table })
     }
 
     /// The chunk of a run or of a place in one: it stays as long as that.
@@ -262,20 +295,9 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     ///
     /// When there is no such chunk.
     #[inline(always)]
-    pub(super) fn chunk_of(&self, off: &Off<K>, number: u64) -> Chunk<'a> {
+    pub(super) fn chunk_of(&self, off: &Off<K>, number: u64) -> Known<'a, K> {
         let chunk = self.chunk_numbered(off, number);
         chunk.expect("a chunk was given up whose pages a CPU had")
-    }
-
-    /// The chunk with this number, from the index.
-    #[inline(never)]
-    fn look_up(&self, off: &Off<K>, generation: u64, number: u64) -> Option<Chunk<'a>> {
-        let books = self.index.get(self, number)?;
-        // What is not remembered is not freed by the short way, which does not know of poison.
-        if !self.modes.poison {
-            self.arena(off).near.put(generation, number, books);
-        }
-        Some(self.chunk(books))
     }
 
     /// The page table of a chunk.
@@ -293,8 +315,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         let first = if LeafTable::<K::Format>::SLOTS as u64 == CHUNK_PAGES {
             0
         } else {
-            let number = self.area.start().as_u64() / CHUNK_BYTES + chunk.number();
-            number * CHUNK_PAGES % LeafTable::<K::Format>::SLOTS as u64
+            chunk.number() * CHUNK_PAGES % LeafTable::<K::Format>::SLOTS as u64
         };
         (first + page) as usize
     }
@@ -321,7 +342,7 @@ impl<'a, K: Kernel, const CPUS: usize> Reach<'a> for Vmalloc<'a, K, CPUS> {
 impl<'a, K: Kernel, const CPUS: usize> Books<'a> for Vmalloc<'a, K, CPUS> {
     #[inline]
     fn chunk(&self, frame: PhysAddr) -> Chunk<'a> {
-        Chunk::new(self.words(frame), frame)
+        Chunk::new(self.words(frame))
     }
 }
 

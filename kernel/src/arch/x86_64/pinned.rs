@@ -5,6 +5,7 @@
 //! (a hook, a heap that grows) may ask again and gets the same one. An interrupt handler that allocates finds no allocator call
 //! below it that is half done. An NMI may; its handler stops the CPU and allocates nothing.
 
+use core::arch::asm;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
@@ -12,11 +13,13 @@ use kspace::platform::{CpuId, Interrupts};
 use kspace::vmalloc::Pinned;
 use kspace_frames::PinnedCpu;
 use kspace_frames::zone::NodeId;
-use x86_64::instructions::interrupts;
 
 use super::per_cpu;
 use super::shootdown::Machine;
 use crate::acpi::MAX_CPUS;
+
+/// RFLAGS.IF (Intel SDM vol. 1, figure 3-8).
+const INTERRUPT_FLAG: u64 = 1 << 9;
 
 struct Pins([PinnedCpu; MAX_CPUS]);
 
@@ -41,7 +44,8 @@ const fn make() -> [PinnedCpu; MAX_CPUS] {
 /// began.
 #[derive(Debug)]
 pub struct InterruptsOff {
-    were_on: bool,
+    /// RFLAGS as they were.
+    flags: u64,
     cpu: CpuId,
     pin: &'static PinnedCpu,
     /// It belongs to the CPU that made it.
@@ -51,11 +55,13 @@ pub struct InterruptsOff {
 impl InterruptsOff {
     #[inline(always)]
     fn new() -> Self {
-        let were_on = interrupts::are_enabled();
-        interrupts::disable();
+        let flags: u64;
+        // SAFETY: pushes and pops one word, and turns interrupts off, which is no memory's business. What is done after it stays after it,
+        // because it may touch memory as far as the compiler knows.
+        unsafe { asm!("pushfq", "pop {}", "cli", out(reg) flags) };
         let cpu = per_cpu::current_index() as usize;
         Self {
-            were_on,
+            flags,
             cpu: CpuId::new(cpu),
             pin: &PINS.0[cpu],
             here: PhantomData,
@@ -66,8 +72,9 @@ impl InterruptsOff {
 impl Drop for InterruptsOff {
     #[inline(always)]
     fn drop(&mut self) {
-        if self.were_on {
-            interrupts::enable();
+        if self.flags & INTERRUPT_FLAG != 0 {
+            // SAFETY: they were on before, and nobody else keeps them off: the values end in order. As above for the order of memory.
+            unsafe { asm!("sti", options(nostack)) };
         }
     }
 }

@@ -97,8 +97,8 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     ) -> Result<(), FreeError> {
         if self.area().contains(start) && start.is_aligned(FRAME_SIZE) {
             let (off, page) = (self.off(), page_of(start));
-            if let Some(chunk) = self.chunk_numbered(&off, self.number_of(start))
-                && self.unmap_in_block(&off, chunk, page, pages, Caller::of(caller))
+            if let Some(known) = self.chunk_numbered(&off, self.number_of(start))
+                && self.unmap_in_block(&off, known.chunk, page, pages, Caller::of(caller))
             {
                 self.count_unmapped(off, pages);
                 return Ok(());

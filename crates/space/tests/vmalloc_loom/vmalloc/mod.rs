@@ -5,10 +5,25 @@
 #[macro_use]
 mod sync;
 
+#[path = "../../../src/vmalloc/arena.rs"]
+mod arena;
+#[path = "../../../src/vmalloc/index.rs"]
+mod index;
 #[path = "../../../src/vmalloc/lazy.rs"]
 mod lazy;
+#[path = "../../../src/vmalloc/near.rs"]
+mod near;
 #[path = "../../../src/vmalloc/slot.rs"]
 mod slot;
+
+/// Frames of words, as small as they can be: a tree of them is explored in every order.
+mod chunk {
+    use super::sync::AtomicU64;
+
+    pub(super) const FRAME_WORDS: usize = 2;
+    pub(super) const MAX_RETIRED: usize = 4;
+    pub(super) type Words = [AtomicU64; FRAME_WORDS];
+}
 
 #[path = "."]
 mod map_ram {
@@ -18,5 +33,7 @@ mod map_ram {
     pub mod open;
 }
 
+mod lookups;
 mod models;
+mod runs;
 mod short_mappings;

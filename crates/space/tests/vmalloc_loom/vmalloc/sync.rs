@@ -1,6 +1,6 @@
 //! Loom's atomics, which cannot be made in constants.
 
-pub(super) use loom::sync::atomic::{AtomicU64, Ordering};
+pub(super) use loom::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// A constructor.
 macro_rules! constructor {
