@@ -76,39 +76,24 @@ pub(crate) fn collect<F: EntryFormat>(
         F::Raw::store(slot, 0);
         // Addresses are inverted: the next frame's is lower. Behind the last frame of all the difference is no entry.
         let mut expected = raw.wrapping_sub(step);
-        while let Some(eight) = slots[next..].first_chunk::<8>()
-            && are_as_expected::<F>(eight, expected)
-        {
-            for slot in eight {
+        let mut take = |slot: &<F::Raw as RawEntry>::Atomic| {
+            let is_next = F::Raw::load(slot) == expected;
+            if is_next {
                 F::Raw::store(slot, 0);
+                expected = expected.wrapping_sub(step);
             }
-            expected = expected.wrapping_sub(8 * step);
-            next += 8;
+            is_next
+        };
+        // Eight at a time, as in `fill`; until one is not the next.
+        let (eights, rest) = slots[next..].as_chunks::<8>();
+        let all = eights.iter().all(|eight| eight.iter().all(&mut take));
+        if all {
+            rest.iter().all(take);
         }
-        while next < slots.len() && F::Raw::load(&slots[next]) == expected {
-            F::Raw::store(&slots[next], 0);
-            expected = expected.wrapping_sub(step);
-            next += 1;
-        }
+        let count = raw.wrapping_sub(expected) >> F::FORMAT.shift(1);
+        next = start + count as usize;
         each(raw, next - start);
     }
-}
-
-/// Whether eight entries remember consecutive frames, the first as `expected` says.
-#[inline(always)]
-fn are_as_expected<F: EntryFormat>(
-    eight: &[<F::Raw as RawEntry>::Atomic; 8],
-    expected: u64,
-) -> bool {
-    let step = 1_u64 << F::FORMAT.shift(1);
-    // One comparison for all: the bits in which any of them differs.
-    let differ = |(slot, count): (_, u64)| F::Raw::load(slot) ^ expected.wrapping_sub(count * step);
-    eight
-        .iter()
-        .zip(0..)
-        .map(differ)
-        .fold(0, |all, bits| all | bits)
-        == 0
 }
 
 #[cfg(test)]

@@ -69,7 +69,19 @@ impl<M: PhysMemory, F: FrameSource> Ranges<'_, M, F> {
     ///
     /// [`FreeError`]: `Unaligned`, `Outside`, `AlreadyFree`, `Piece`.
     pub fn free(&mut self, range: VirtRange) -> Result<(), FreeError> {
-        self.take_back(range, self.allocations.saturating_sub(1))
+        self.take_back(range, self.allocations.saturating_sub(1))?;
+        self.note(range);
+        Ok(())
+    }
+
+    /// As [`free`](Self::free), of addresses that were only held and never used: they do not count as
+    /// [given back](Self::take_given_back).
+    ///
+    /// # Errors
+    ///
+    /// As [`free`](Self::free).
+    pub fn let_go(&mut self, held: VirtRange) -> Result<(), FreeError> {
+        self.take_back(held, self.allocations.saturating_sub(1))
     }
 
     /// Takes back the pages of `part`, first or last ones of an allocation that stays live. Needs no memory.
@@ -78,7 +90,17 @@ impl<M: PhysMemory, F: FrameSource> Ranges<'_, M, F> {
     ///
     /// [`FreeError`]: `Unaligned`, `Outside`, `AlreadyFree`, `Piece`.
     pub fn shrink(&mut self, part: VirtRange) -> Result<(), FreeError> {
-        self.take_back(part, self.allocations)
+        self.take_back(part, self.allocations)?;
+        self.note(part);
+        Ok(())
+    }
+
+    /// Takes note of addresses that were given back.
+    fn note(&mut self, range: VirtRange) {
+        let Some(back) = Span::of(range) else { return };
+        let all = self.given_back.unwrap_or(back);
+        let (start, end) = (all.start.min(back.start), all.end().max(back.end()));
+        self.given_back = Some(Span::between(start, end));
     }
 
     /// Sees to it that there is a node for each free range that `allocations` live ones can leave.
@@ -173,7 +195,6 @@ impl<M: PhysMemory, F: FrameSource> Ranges<'_, M, F> {
         }
         self.free_pages += back.pages;
         self.allocations = allocations;
-        self.gave_back += 1;
         self.slab.trim(allocations + 1);
         Ok(())
     }

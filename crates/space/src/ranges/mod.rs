@@ -57,8 +57,8 @@ pub struct Ranges<'a, M: PhysMemory, F: FrameSource> {
     free_pages: u64,
     range_count: u64,
     allocations: u64,
-    /// How often addresses were given back, ever.
-    gave_back: u64,
+    /// From the lowest to the highest address that was given back since somebody asked.
+    given_back: Option<Span>,
 }
 
 impl<'a, M: PhysMemory, F: FrameSource> Ranges<'a, M, F> {
@@ -80,7 +80,7 @@ impl<'a, M: PhysMemory, F: FrameSource> Ranges<'a, M, F> {
             free_pages: span.pages,
             range_count: 0,
             allocations: 0,
-            gave_back: 0,
+            given_back: None,
         };
         ranges.keep_nodes_for(0)?;
         ranges.insert(span, Gap::ROOT);
@@ -128,10 +128,9 @@ impl<'a, M: PhysMemory, F: FrameSource> Ranges<'a, M, F> {
         self.allocations
     }
 
-    /// How often addresses were given back, ever: as long as it stays the same, no free range has grown.
-    #[must_use]
-    pub const fn gave_back(&self) -> u64 {
-        self.gave_back
+    /// From the lowest to the highest address that was given back since the last call: outside, no free range has grown.
+    pub fn take_given_back(&mut self) -> Option<VirtRange> {
+        self.given_back.take().map(Span::range)
     }
 
     /// The memory that the books take, in bytes.

@@ -222,8 +222,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         let off = self.off();
         let (table, base) = (self.leaf_table(chunk), self.slot_of(chunk, 0));
         let mut pages = Collected::NONE;
-        let mut singles = [Pfn::new(0); SINGLES];
-        let mut count = 0;
+        let mut singles = Singles::NONE;
         for (index, mut bits) in (0..).zip(chunk.batch()) {
             purged.areas += u64::from(bits.count_ones());
             purged.pages += u64::from(bits.count_ones());
@@ -233,25 +232,22 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
                 let area = chunk.area(2 * slot);
                 let word = AreaWord::load(area);
                 if !word.is_one_page() {
-                    self.release_area(&off, chunk, slot, &mut pages, purged);
+                    self.release_area(&off, chunk, slot, &mut pages, &mut singles, purged);
                     continue;
                 }
                 // Most areas, in a few instructions.
                 let first = word.first(slot);
                 // SAFETY: the area was parked before its lazy bit was set, and all CPUs have been flushed since the bit was taken.
                 if let Some(frame) = unsafe { table.collect_one(base + first as usize) } {
-                    singles[count % SINGLES] = frame;
-                    count += 1;
-                    if count == SINGLES {
-                        purged.frames += self.give_singles(&off, &singles);
-                        count = 0;
+                    if singles.is_full_with(frame) {
+                        purged.frames += self.give_singles(&off, &mut singles);
                     }
                 }
                 pages.add(first, first + 2);
                 word.release(area);
             }
         }
-        purged.frames += self.give_singles(&off, &singles[..count % SINGLES]);
+        purged.frames += self.give_singles(&off, &mut singles);
         self.with_pool(&off, |pool| pool.give(self, chunk, pages.all()));
     }
 
@@ -263,6 +259,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         chunk: Chunk<'a>,
         slot: u64,
         pages: &mut Collected,
+        singles: &mut Singles,
         purged: &mut Purged,
     ) {
         let word = AreaWord::load(chunk.area(2 * slot));
@@ -270,8 +267,10 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         let owned = Kind::raw_owns_frames(word.kind());
         let at = self.slot_of(chunk, first);
         let each = |frame: Pfn, frames: usize| {
-            if owned {
+            if owned && frames > 1 {
                 purged.frames += self.give_frames(off, frame, frames as u64);
+            } else if owned && singles.is_full_with(frame) {
+                purged.frames += self.give_singles(off, singles);
             }
         };
         // SAFETY: as in `release_chunk`.
@@ -281,11 +280,11 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         word.release(chunk.area(first));
     }
 
-    /// Gives single frames back. Returns how many they were.
+    /// Gives single frames back, and has none left. Returns how many they were.
     #[inline(never)]
-    fn give_singles(&self, off: &Off<K>, singles: &[Pfn]) -> u64 {
+    fn give_singles(&self, off: &Off<K>, singles: &mut Singles) -> u64 {
         // SAFETY: an area's frames were taken for it, its entries do not lead there any more, and all CPUs have been flushed.
-        let (given, lost) = unsafe { self.frames().give_many(off, singles) };
+        let (given, lost) = unsafe { self.frames().give_many(off, singles.take()) };
         if lost != 0 {
             self.lost.fetch_add(lost, Ordering::Relaxed);
         }
@@ -304,8 +303,34 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     }
 }
 
-/// Frames that come alone and are given back in one call.
-const SINGLES: usize = 32;
+/// Frames that come alone, and are given back in one call.
+struct Singles {
+    frames: [Pfn; Self::ROOM],
+    count: usize,
+}
+
+impl Singles {
+    const ROOM: usize = 32;
+
+    const NONE: Self = Self {
+        frames: [Pfn::new(0); Self::ROOM],
+        count: 0,
+    };
+
+    /// Adds one more, for which there is room. Whether it was the last.
+    #[inline(always)]
+    fn is_full_with(&mut self, frame: Pfn) -> bool {
+        let at = self.count % Self::ROOM;
+        self.frames[at] = frame;
+        self.count = at + 1;
+        self.count == Self::ROOM
+    }
+
+    fn take(&mut self) -> &[Pfn] {
+        let count = core::mem::take(&mut self.count);
+        &self.frames[..count]
+    }
+}
 
 /// Pages of a chunk, collected run by run: areas often lie one behind the other.
 struct Collected {

@@ -62,8 +62,6 @@ pub struct Vmalloc<'a, K: Kernel, const CPUS: usize> {
     pub(super) lost: AtomicU64,
     /// Purges that had something to flush.
     pub(super) purges: AtomicU64,
-    /// How often addresses had been given back when tables were last looked for in them. Only the purger uses it.
-    pub(super) trimmed: AtomicU64,
     /// What entries of ordinary data say: most areas' do.
     data: LeafBits<K::Format>,
     pub(super) bound: u64,
@@ -121,7 +119,6 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             lazy: Apart(AtomicU64::new(0)),
             lost: AtomicU64::new(0),
             purges: AtomicU64::new(0),
-            trimmed: AtomicU64::new(0),
             data: LeafBits::new(DATA, tables.limits()),
             bound,
             batch: batch_of(bound, CPUS),

@@ -106,7 +106,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         self.with_space(&off, |space| {
             self.each(first, |chunk| {
                 if let Some(hold) = chunk.hold() {
-                    let freed = space.free(hold);
+                    let freed = space.let_go(hold);
                     debug_assert!(freed.is_ok(), "it was held");
                 }
             });

@@ -6,6 +6,7 @@ mod errors;
 mod exhaustive;
 mod full;
 mod generated;
+mod given_back;
 mod model;
 
 use kspace::ranges::Ranges;

@@ -1,5 +1,6 @@
 //! Areas on a simulated machine: what they map, what is left of them, and who may still reach it.
 
+mod alignment;
 mod basics;
 mod failures;
 mod hostile;

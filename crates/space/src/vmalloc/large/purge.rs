@@ -157,27 +157,25 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         order.map_or(0, |order| order.frames() as u64)
     }
 
-    /// Takes out and frees the page tables that areas have left behind anywhere in the free address space. Only the purger calls this.
+    /// Takes out and frees the page tables that areas have left behind in the free address space. Only the purger calls this.
     ///
-    /// It holds one part of the addresses after the other meanwhile, as much as a root entry translates. When none were given back since the
-    /// last time it has nothing to do: tables are made only in addresses that are taken.
+    /// It looks where addresses were given back since the last time, and as far around as root entries translate: tables are made only in
+    /// addresses that are taken. It holds one such part after the other meanwhile.
     pub(in crate::vmalloc) fn trim_tables(&self, purged: &mut Purged) {
-        let mut gave_back = self.with_space(&self.off(), |space| space.gave_back());
-        if gave_back == self.trimmed.load(Ordering::Relaxed) {
-            return;
-        }
-        let mut from = Some(self.area().start());
-        while let Some(part) = from.and_then(|from| self.hold_free(from)) {
+        let given_back = self.with_space(&self.off(), |space| space.take_given_back());
+        let Some(given_back) = given_back else { return };
+        let span = root_span(self.tables().mode());
+        let first = given_back.start().align_down(span);
+        let mut from = Some(first.max(self.area().start()));
+        let last = given_back.last().as_u64() | (span - 1);
+        while let Some(part) = from.and_then(|from| self.hold_free(from, last)) {
             from = part.last().checked_add(1).ok();
             if let Ok(token) = self.tables().purge(part) {
                 purged.frames += self.flush_tables(token);
             }
-            let freed = self.with_space(&self.off(), |space| space.free(part));
+            let freed = self.with_space(&self.off(), |space| space.let_go(part));
             debug_assert!(freed.is_ok(), "it was held");
-            gave_back += 1;
         }
-        // Without what others gave back meanwhile: the next time looks again for theirs.
-        self.trimmed.store(gave_back, Ordering::Relaxed);
     }
 
     fn flush_tables(&self, token: Flush) -> u64 {
@@ -186,16 +184,19 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         tables
     }
 
-    /// Holds the first free addresses at or after `from`, up to the end of a root entry.
-    fn hold_free(&self, from: VirtAddr) -> Option<VirtRange> {
+    /// Holds the first free addresses at or after `from` and up to `end`, as far as a root entry goes.
+    fn hold_free(&self, from: VirtAddr, end: u64) -> Option<VirtRange> {
         let span = root_span(self.tables().mode());
         self.with_space(&self.off(), |space| {
             let mut from = from;
             loop {
                 let free = space.next_free(from)?;
                 let start = free.start().max(from);
-                let end = start.as_u64() | (span - 1);
-                let last = VirtAddr::try_new(end).ok()?.min(free.last());
+                if start.as_u64() > end {
+                    return None;
+                }
+                let last = VirtAddr::try_new(start.as_u64() | (span - 1)).ok()?;
+                let last = last.min(free.last());
                 let part = VirtRange::try_from_bounds(start, last).ok()?;
                 // In a smaller one there is no whole table.
                 if part.size() >= PageSize::Size2M.bytes() && space.allocate_at(part).is_ok() {
