@@ -11,7 +11,7 @@
 //!   |--- area ---|G|- area -|G|    free    |-- area --|G|     free     |        G: the guard, never mapped
 //!
 //!   allocate   CPU's own run of free pages (arena) --> fullest chunk with room (pool) --> new chunk (space)
-//!   free       index: address --> books; the area's word: Live --> Lazy; entries parked
+//!   free       what the CPU used last (near), or the index: address --> books; the area's word: Live --> Lazy; entries parked
 //!   purge      one shootdown for all that is lazy; then frames, addresses, and chunks that became empty
 //! ```
 //!
@@ -29,15 +29,16 @@
 //! ```
 //!
 //! 1. *Placing is exclusive*: pages are in the pool, or in one CPU's run, or an area's. The pool is behind a lock; a run is one word that
-//!    is changed in one step, so another CPU may take the rest of it (`arena`).
+//!    is changed in one step, so another CPU may take the rest of it (`arena`). Few pages that are passed over for an alignment go with the
+//!    area; for a large alignment a place is taken out of the pool, and the run stays.
 //! 2. *Freeing is exclusive*: one compare-and-exchange takes a word from Live to Lazy. A second free finds out who made the first (`slot`).
 //! 3. *A free is honest*: the entries are not present any more when it returns. They remember their frames in a form that the
 //!    CPU ignores (parked entries, [`kspace_paging::LeafTable`]), so a free needs no memory, takes no lock, and works in interrupt handlers.
 //! 4. *Nothing is reused before the flush*: frames are read out of parked entries, and pages go back to the pool, only by the purger,
 //!    for areas whose bit it took before the shootdown began (`lazy`, `purge`). An area that was given up half filled goes the same way.
 //! 5. *One purger at a time*, never in atomic context, with no lock held and interrupts on (if they were) while it waits. It runs when
-//!    as many freed pages wait as the bound says, before an allocation fails for want of frames, tables or addresses, for the zones when
-//!    memory is short, and when asked to.
+//!    as many freed pages wait as the bound says (up to a quarter more, that CPUs have not told yet: `Vmalloc::for_cpus`), before an
+//!    allocation fails for want of frames, tables or addresses, for the zones when memory is short, and when asked to.
 //!
 //! # The lifetime of page tables and books
 //!
@@ -46,13 +47,15 @@
 //! Tables of upper levels without entries go the same way, when all addresses under them are free and held meanwhile. After that
 //! comes a shootdown that waits for every CPU that walks or looks: *who looks up a chunk has interrupts off, from before the look-up
 //! to after its last use of the books*, so it answers only when it has ended. Then tables, books and index nodes are freed. This holds for
-//! frees of addresses that are no area, too, and for readers like [`Vmalloc::areas`].
+//! frees of addresses that are no area, too, and for readers like [`Vmalloc::areas`]. A CPU may remember what it has looked up only with
+//! the generation of the index, which the purger ends after it took chunks out and before that shootdown (`near`).
 //!
 //! # What is lock-free
 //!
 //! Allocating from the CPU's own run, freeing, looking up: no lock, a few locked instructions, cost proportional to the pages. A CPU that
 //! needs another run takes the pool's lock, for a few hundred instructions; a new chunk takes the space's. All locks are taken
-//! with interrupts off, and never held over a shootdown.
+//! with interrupts off, and never held over a shootdown. Models of `arena`, `index` with `near`, `lazy` and `slot` are run in every order
+//! that the memory model allows (tests/vmalloc_loom).
 
 #[macro_use]
 mod sync;

@@ -6,6 +6,7 @@ mod failures;
 mod hostile;
 mod mixed;
 mod model;
+mod quarantine;
 mod rig;
 mod short_mappings;
 mod short_model;

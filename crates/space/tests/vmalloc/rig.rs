@@ -231,7 +231,7 @@ pub fn with_rig<E: EntryFormat>(setup: Setup, test: impl FnOnce(&Rig<'_, '_, E>)
     let settings = Settings::new(setup.bound).debug(setup.debug);
     // SAFETY: the area is used by nobody else, and all CPUs join the shootdown.
     let areas = unsafe { Vmalloc::new(setup.area, editor, &shootdown, &arenas, settings) };
-    let areas = areas.expect("there are frames");
+    let areas = areas.expect("there are frames").for_cpus(setup.cpus);
     if setup.cpus == 1 {
         shootdown.join();
     }
