@@ -238,10 +238,9 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
                 // Most areas, in a few instructions.
                 let first = word.first(slot);
                 // SAFETY: the area was parked before its lazy bit was set, and all CPUs have been flushed since the bit was taken.
-                if let Some(frame) = unsafe { table.collect_one(base + first as usize) } {
-                    if singles.is_full_with(frame) {
-                        purged.frames += self.give_singles(&off, &mut singles);
-                    }
+                let frame = unsafe { table.collect_one(base + first as usize) };
+                if frame.is_some_and(|frame| singles.is_full_with(frame)) {
+                    purged.frames += self.give_singles(&off, &mut singles);
                 }
                 pages.add(first, first + 2);
                 word.release(area);
