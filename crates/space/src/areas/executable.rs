@@ -13,11 +13,14 @@
 //! one: their layout says where it is.
 
 use core::fmt;
+use core::panic::Location;
 
-use kspace_layout::{Layout, PageSize, PhysAddr, VirtRange};
-use kspace_paging::{EditError, Flush, Invalidation, Protection, Stale, Walker};
+use kspace_layout::{PageSize, PhysAddr, VirtRange};
+use kspace_paging::{Flush, Invalidation, Protection, Stale, Walker};
 
 use super::OwnedArea;
+use crate::permissions::{Change, PermissionError, Permissions, Problem};
+use crate::vmalloc::caller::Caller;
 use crate::vmalloc::{AreaError, AreaRequest, Kernel, Kind, Vmalloc};
 
 /// Code that is being written, or is sealed. Dropping it makes it data, unmaps and frees it; that waits for flushes, so not in atomic
@@ -31,7 +34,9 @@ pub struct Code<'v, 'a, K: Kernel, const CPUS: usize> {
     alias: Option<OwnedArea<'v, 'a, K, CPUS>>,
     /// Where that is, or was.
     written: VirtRange,
-    direct: Option<&'v Layout>,
+    direct: Option<&'v Permissions<'v, 'a, K, CPUS>>,
+    /// The other places of its frames are read-only.
+    guarded: bool,
     sealed: bool,
 }
 
@@ -42,7 +47,7 @@ pub enum CodeError {
     Area(AreaError),
     /// Rights could not be changed: the direct map's large pages must be split, and there is no frame for a table. Nothing has become
     /// executable; free some memory and seal again.
-    Rights(EditError),
+    Rights(PermissionError),
 }
 
 impl fmt::Display for CodeError {
@@ -62,15 +67,10 @@ impl From<AreaError> for CodeError {
     }
 }
 
-impl From<EditError> for CodeError {
-    fn from(error: EditError) -> Self {
-        Self::Rights(error)
-    }
-}
-
 impl<'v, 'a, K: Kernel, const CPUS: usize> Code<'v, 'a, K, CPUS> {
     /// Memory for `bytes` bytes of code, zeros, in `areas` (where code must be, to reach the kernel's with 32-bit distances), and writable
-    /// in `aliases`, of the same address space. `direct`: the layout of a kernel whose direct map has these frames too.
+    /// in `aliases`, of the same address space. `direct`: whoever changes the pages of a kernel whose direct map has these frames too; there is one
+    /// in a kernel.
     ///
     /// # Errors
     ///
@@ -83,7 +83,7 @@ impl<'v, 'a, K: Kernel, const CPUS: usize> Code<'v, 'a, K, CPUS> {
     pub fn new(
         areas: &'v Vmalloc<'a, K, CPUS>,
         aliases: &'v Vmalloc<'a, K, CPUS>,
-        direct: Option<&'v Layout>,
+        direct: Option<&'v Permissions<'v, 'a, K, CPUS>>,
         bytes: u64,
     ) -> Result<Self, CodeError> {
         let request = AreaRequest::new(bytes)
@@ -108,6 +108,7 @@ impl<'v, 'a, K: Kernel, const CPUS: usize> Code<'v, 'a, K, CPUS> {
             written: alias.range(),
             alias: Some(alias),
             direct,
+            guarded: false,
             sealed: false,
         })
     }
@@ -139,18 +140,25 @@ impl<'v, 'a, K: Kernel, const CPUS: usize> Code<'v, 'a, K, CPUS> {
     /// # Panics
     ///
     /// When somebody else has changed the tables of the code.
+    #[track_caller]
     pub fn seal(batch: &mut [Self]) -> Result<(), CodeError> {
+        let by = Caller::of(Location::caller());
         let Some(areas) = batch.iter().find_map(Self::areas) else {
             return Ok(());
         };
+        // The kernel's one; held until the batch is sealed.
+        let direct = batch.iter().find_map(|code| code.direct);
+        let _turn = match direct.map(Permissions::take_turn).transpose() {
+            Ok(turn) => turn,
+            Err(problem) => return Err(batch[0].refused(problem)),
+        };
         let mut token = Flush::nothing();
-        let protected = batch
-            .iter()
-            .filter(|code| !code.sealed)
-            .try_for_each(|code| code.protect_direct(areas, Protection::KERNEL_RODATA, &mut token));
-        if let Err(error) = protected {
-            flush(areas, token);
-            return Err(CodeError::Rights(error));
+        for code in batch.iter_mut().filter(|code| !code.sealed) {
+            if let Err(problem) = code.guard(by, &mut token) {
+                let error = code.refused(problem);
+                flush(areas, token);
+                return Err(error);
+            }
         }
         for code in &mut *batch {
             code.alias = None;
@@ -190,35 +198,34 @@ impl<'v, 'a, K: Kernel, const CPUS: usize> Code<'v, 'a, K, CPUS> {
         }
     }
 
-    /// Gives the frames' places in the direct map these rights.
-    fn protect_direct(
-        &self,
-        areas: &Vmalloc<'a, K, CPUS>,
-        protection: Protection,
-        token: &mut Flush,
-    ) -> Result<(), EditError> {
-        let Some(layout) = self.direct else {
-            return Ok(());
-        };
-        for run in walker(areas).runs(self.range).flatten() {
-            // RAM that the kernel allocates from is all in the direct map.
-            let place = layout.phys_to_virt(run.phys);
-            let range = place.map(|start| VirtRange::try_new(start, run.virt.size()));
-            if let Ok(Ok(range)) = range {
-                let one = areas.tables().protect(range, protection)?;
-                token.absorb(one, areas.tables().memory());
-            }
+    /// Makes the other places of its frames read-only, if they are not yet.
+    fn guard(&mut self, by: Caller, token: &mut Flush) -> Result<(), Problem> {
+        if let Some(direct) = self.direct.filter(|_| !self.guarded) {
+            direct.guard_code(self.range, by, token)?;
+            self.guarded = true;
         }
         Ok(())
     }
 
-    /// Takes the right to execute away, and gives the direct map its own back.
-    fn unseal(&self, areas: &Vmalloc<'a, K, CPUS>) -> Result<(), EditError> {
+    const fn refused(&self, problem: Problem) -> CodeError {
+        CodeError::Rights(PermissionError {
+            start: self.range.start(),
+            bytes: self.range.size(),
+            change: Some(Change::Executable),
+            problem,
+        })
+    }
+
+    /// Takes the right to execute away, and gives the other places theirs back.
+    fn unseal(&self, areas: &Vmalloc<'a, K, CPUS>) -> Result<(), CodeError> {
         flush(areas, self.protect(areas, Protection::KERNEL_RODATA));
-        let mut writable = Flush::nothing();
-        let protected = self.protect_direct(areas, Protection::KERNEL_DATA, &mut writable);
-        flush(areas, writable);
-        protected
+        let Some(direct) = self.direct.filter(|_| self.guarded) else {
+            return Ok(());
+        };
+        let released = direct
+            .take_turn()
+            .and_then(|_turn| direct.release_code(self.range));
+        released.map_err(|problem| self.refused(problem))
     }
 }
 

@@ -62,7 +62,7 @@ const fn retyped(cache: CacheType) -> [Phase; 3] {
 
 static READ_ONLY: [Phase; 1] = [Phase::everywhere(Adjustment::ReadOnly)];
 static WRITABLE: [Phase; 1] = [Phase::everywhere(Adjustment::Writable)];
-static EXECUTABLE: [Phase; 2] = [
+pub(super) static EXECUTABLE: [Phase; 2] = [
     Phase::other(Adjustment::ReadOnly),
     Phase::own(Adjustment::Executable),
 ];

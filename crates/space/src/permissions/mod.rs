@@ -33,7 +33,7 @@
 //! 2. **Ask, reserve, change.** Every place is surveyed, then tables and room in the books are set aside, and then nothing can fail any
 //!    more. So a change happens in all places or in none.
 //! 3. **Whoever holds the turn holds the large pages**: all edits of the direct map and the image after boot go through here (hot-added
-//!    memory lies in large pages of its own). So two CPUs that change neighbours in one large page are safe: the first splits it, the second
+//!    memory lies in large pages of its own), those for [`Code`](crate::areas::Code) too. So two CPUs that change neighbours in one large page are safe: the first splits it, the second
 //!    finds it split, and who makes it uniform again merges it, in each case with the flush before the turn goes on. In an area the
 //!    caller holds the pages, and only what lies in it wholly is merged.
 //! 4. **What is taken away is flushed, exactly**: editors' tokens say what CPUs may know. What was only not there before needs no flush.
@@ -50,6 +50,7 @@
 
 mod books;
 mod carry_out;
+mod code;
 mod error;
 mod place;
 mod restore;

@@ -7,7 +7,7 @@ use crate::platform::{Cpu, Interrupts, Tlb};
 use crate::vmalloc::Kernel;
 
 /// The right to change pages, until it is dropped.
-pub(super) struct Turn<'p>(&'p AtomicBool);
+pub(crate) struct Turn<'p>(&'p AtomicBool);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
@@ -17,7 +17,7 @@ impl Drop for Turn<'_> {
 
 impl<K: Kernel, const CPUS: usize> Permissions<'_, '_, K, CPUS> {
     /// Waits for the turn, and takes it.
-    pub(super) fn take_turn(&self) -> Result<Turn<'_>, Problem> {
+    pub(crate) fn take_turn(&self) -> Result<Turn<'_>, Problem> {
         let platform = self.shootdown.platform();
         if platform.is_atomic() {
             return Err(Problem::Atomic);

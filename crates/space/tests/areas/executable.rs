@@ -1,14 +1,19 @@
 //! Code made at run time: written at one place, run at another, never both.
 
 use kspace::areas::{Code, CodeError};
+use kspace::permissions::{Change, Permissions, Problem};
 use kspace::vmalloc::{Arenas, Vmalloc};
 use kspace_layout::{AreaKind, Layout, PageSize, PagingMode, Pfn, PhysAddr, VirtRange, X86_64};
-use kspace_paging::{Access, Protection, Reason};
+use kspace_paging::{Access, LongMode, Protection};
 
-use crate::rig::{Areas, K4, M2, Rig, Setup, with_rig};
+use crate::rig::{Areas, K4, M2, Rig, Setup, SimKernel, with_rig};
+
+type Rights<'v, 'r> = Permissions<'v, 'r, SimKernel<'r, LongMode>, 1>;
 
 /// The machine with its RAM in the direct map, in large pages, and a second set of areas for code.
-fn with_code_areas(test: impl for<'a, 'r> FnOnce(&Rig<'a, 'r>, &Areas<'r>, &Layout)) {
+fn with_code_areas(
+    test: impl for<'a, 'r> FnOnce(&Rig<'a, 'r>, &Areas<'r>, &Layout, &Rights<'_, 'r>),
+) {
     let ram = Setup::new().ram;
     with_rig(Setup::new(), |rig| {
         let start = PhysAddr::new(16 << 20);
@@ -34,7 +39,10 @@ fn with_code_areas(test: impl for<'a, 'r> FnOnce(&Rig<'a, 'r>, &Areas<'r>, &Layo
         // SAFETY: the area is used by nobody else.
         let code =
             unsafe { Vmalloc::new(modules, *tables, rig.areas.shootdown(), arenas, 1 << 40) };
-        test(rig, &code.expect("there are frames"), &layout);
+        let shootdown = rig.areas.shootdown();
+        // SAFETY: nobody else edits the direct map.
+        let rights = unsafe { Permissions::new(*tables, shootdown, &layout, rig.types, &[]) };
+        test(rig, &code.expect("there are frames"), &layout, &rights);
     });
 }
 
@@ -65,8 +73,8 @@ fn rights(rig: &Rig<'_, '_>, layout: &Layout, range: VirtRange) -> (Access, Acce
 
 #[test]
 fn code_is_never_writable_where_it_runs() {
-    with_code_areas(|rig, areas, layout| {
-        let code = Code::new(areas, rig.areas, Some(layout), 3 * K4).expect("room");
+    with_code_areas(|rig, areas, layout, permissions| {
+        let code = Code::new(areas, rig.areas, Some(permissions), 3 * K4).expect("room");
         let range = code.range();
         let written = code.writable().expect("it is not sealed");
         assert_eq!(rig.frames_of(range), rig.frames_of(written));
@@ -91,8 +99,17 @@ fn code_is_never_writable_where_it_runs() {
         // A second time changes nothing.
         Code::seal(&mut batch).expect("there is nothing to do");
 
+        // Nor does its other place become writable, by anybody.
         let frames = rig.frames_of(range);
+        let place = layout.phys_to_virt(Pfn::new(frames[0]).start());
+        let place = place.expect("RAM");
+        // SAFETY: it is refused.
+        let refused = unsafe { permissions.set(place, K4, Change::Writable) };
+        let problem = refused.expect_err("it is code").problem;
+        assert_eq!(problem, Problem::WriteExecute { page: place });
         drop(batch);
+        assert_eq!(permissions.in_books(), (0, 0));
+        assert_eq!(rig.page(place).expect("mapped").size, PageSize::Size2M);
         assert_eq!(rig.page(range.start()), None);
         for frame in frames {
             let direct = layout.phys_to_virt(Pfn::new(frame).start()).expect("RAM");
@@ -106,8 +123,8 @@ fn code_is_never_writable_where_it_runs() {
 
 #[test]
 fn a_batch_takes_two_flushes() {
-    with_code_areas(|rig, areas, layout| {
-        let new = |_| Code::new(areas, rig.areas, Some(layout), 4 * K4).expect("room");
+    with_code_areas(|rig, areas, layout, permissions| {
+        let new = |_| Code::new(areas, rig.areas, Some(permissions), 4 * K4).expect("room");
         let mut batch: Vec<_> = (0..20).map(new).collect();
         let before = rig.cpu.flushes.get();
         Code::seal(&mut batch).expect("there are frames");
@@ -124,8 +141,8 @@ fn a_batch_takes_two_flushes() {
 
 #[test]
 fn code_that_cannot_be_sealed_is_not_executable_and_can_be_later() {
-    with_code_areas(|rig, areas, layout| {
-        let mut batch = [Code::new(areas, rig.areas, Some(layout), K4).expect("room")];
+    with_code_areas(|rig, areas, layout, permissions| {
+        let mut batch = [Code::new(areas, rig.areas, Some(permissions), K4).expect("room")];
         let range = batch[0].range();
         // The direct map's large page would have to be split.
         rig.frames.budget.set(Some(0));
@@ -134,10 +151,7 @@ fn code_that_cannot_be_sealed_is_not_executable_and_can_be_later() {
         let CodeError::Rights(error) = error else {
             panic!("{error}");
         };
-        assert!(
-            matches!(error.reason, Reason::OutOfFrames { .. }),
-            "{error}"
-        );
+        assert!(matches!(error.problem, Problem::NoFrames { .. }), "{error}");
         assert_eq!(
             rights(rig, layout, range),
             (Access::ReadOnly, Access::ReadWrite)
@@ -153,8 +167,8 @@ fn code_that_cannot_be_sealed_is_not_executable_and_can_be_later() {
 
 #[test]
 fn a_draft_that_is_dropped_leaves_nothing() {
-    with_code_areas(|rig, areas, layout| {
-        let code = Code::new(areas, rig.areas, Some(layout), M2).expect("room");
+    with_code_areas(|rig, areas, _, permissions| {
+        let code = Code::new(areas, rig.areas, Some(permissions), M2).expect("room");
         let (range, written) = (code.range(), code.writable().expect("not sealed"));
         // It is large enough for large pages, in both places.
         assert_eq!(rig.sizes(range)[&PageSize::Size2M], 1);

@@ -6,7 +6,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
 use kspace::cache_types::CacheTypes;
-use kspace::platform::{Complaint, Cpu, CpuId, CpuMask, Interrupts, LocalFlush, Tlb, TlbFeatures};
+use kspace::platform::{
+    CacheLines, Complaint, Cpu, CpuId, CpuMask, Interrupts, LocalFlush, Tlb, TlbFeatures,
+};
 use kspace::shootdown::{Shootdown, Unprobed};
 use kspace::vmalloc::{AreaFrames, Arenas, Debug, Kernel, Settings, Vmalloc, Want};
 use kspace_frames::Order;
@@ -56,6 +58,11 @@ unsafe impl Interrupts for &OneCpu {
     type Off = ();
 
     fn interrupts_off(&self) {}
+}
+
+// SAFETY: the CPU has no caches.
+unsafe impl CacheLines for &OneCpu {
+    fn write_back_and_invalidate(&self, _: PhysRange) {}
 }
 
 // SAFETY: the CPU has no TLB.
