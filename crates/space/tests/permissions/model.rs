@@ -432,3 +432,22 @@ fn frames_of_two_areas_never_get_both_rights() {
             .expect("it is no code any more");
     });
 }
+
+#[test]
+fn what_becomes_code_loses_the_right_to_write_in_its_other_place() {
+    with_kernel(Setup::new(), |machine| {
+        let one = VirtRange::new(machine.area.start(), K4);
+        let frame = machine.page(one.start()).frame;
+        let direct = machine.direct(frame.start().as_u64(), 1);
+        machine.set(one, Change::ReadOnly).expect("frames");
+        machine
+            .set(direct, Change::Writable)
+            .expect("it is no code");
+        machine.rig.machine.speculate_at(direct.start());
+        assert!(machine.rig.machine.may_write(0, direct.start()));
+        machine.set(one, Change::Executable).expect("frames");
+        assert_eq!(machine.page(one.start()).access, Access::ReadExecute);
+        assert_eq!(machine.page(direct.start()).access, Access::ReadOnly);
+        assert!(!machine.rig.machine.may_write(0, direct.start()));
+    });
+}
