@@ -78,7 +78,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         let align = request.align.max(FRAME_SIZE) / FRAME_SIZE;
         if request.bytes.wrapping_sub(1) >= FEW * FRAME_SIZE
             || align > SMALL_ALIGN
-            || !align.is_power_of_two()
+            || !request.align.is_power_of_two()
             || !request.kind.owns_frames()
             || request.user
             || request.protection != Protection::KERNEL_DATA

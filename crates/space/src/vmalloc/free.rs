@@ -139,12 +139,15 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     #[inline(never)]
     pub(super) fn count_lazy(&self, pages: u64) {
         let before = self.lazy.fetch_add(pages, Ordering::Relaxed);
-        if before.wrapping_add(pages) as i64 >= self.bound as i64 && !self.platform().is_atomic() {
-            if self.modes.flush {
+        // Not by the count: it is below zero while another CPU's pages were purged before they were told.
+        if self.modes.flush {
+            if !self.platform().is_atomic() {
                 self.purge_surplus();
-            } else {
-                self.purge_if_nobody_does();
             }
+            return;
+        }
+        if before.wrapping_add(pages) as i64 >= self.bound as i64 && !self.platform().is_atomic() {
+            self.purge_if_nobody_does();
         }
     }
 

@@ -46,7 +46,8 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         }
     }
 
-    fn poison_frames(&self, first: Pfn, count: u64) {
+    /// Fills frames that belong to nobody else.
+    pub(super) fn poison_frames(&self, first: Pfn, count: u64) {
         for frame in first.as_u64()..first.as_u64() + count {
             // A frame out of reach has no pattern, and is not looked at either.
             for word in self.content(Pfn::new(frame)).into_iter().flatten() {

@@ -3,7 +3,7 @@
 use std::panic::Location;
 
 use kspace::platform::Complaint;
-use kspace::vmalloc::{AreaError, AreaRequest, Debug, Kind};
+use kspace::vmalloc::{AreaError, AreaRequest, Debug, Kind, ResizeError, Resized};
 use kspace_layout::{Pfn, VirtRange};
 
 use crate::rig::{K4, M2, Rig, Setup, with_rig};
@@ -149,5 +149,41 @@ fn failures_are_no_writes() {
         }
         rig.areas.purge();
         assert!(rig.frames.blocks().is_empty());
+    });
+}
+
+/// A large page that is to be cut takes a table: without one the area is as it was, to its last word.
+#[test]
+fn an_area_that_does_not_shrink_keeps_its_content() {
+    with_rig(SETUP, |rig| {
+        let range = rig.areas.allocate(&AreaRequest::new(2 * M2).zeroed());
+        let range = range.expect("room");
+        let frames = rig.frames_of(range);
+        rig.frames.budget.set(Some(0));
+        let request = AreaRequest::new(M2 + 5 * K4);
+        // SAFETY: nobody uses the area.
+        let shrunk = unsafe { rig.areas.resize(range.start(), &request) };
+        rig.frames.budget.set(None);
+        assert_eq!(shrunk, Err(ResizeError::Area(AreaError::NoTables)));
+        let is_zero = |frame: &u64| {
+            let words = rig.memory.snapshot(Pfn::new(*frame));
+            words.iter().all(|word| *word == 0)
+        };
+        assert!(frames.iter().all(is_zero));
+        // SAFETY: as above.
+        let shrunk = unsafe { rig.areas.resize(range.start(), &request) };
+        let left = VirtRange::new(range.start(), M2 + 5 * K4);
+        assert_eq!(shrunk, Ok(Resized::InPlace(left)));
+        let (kept, gone) = frames.split_at(512 + 5);
+        assert!(kept.iter().all(is_zero));
+        // One of them is a table now.
+        assert!(
+            gone.iter()
+                .filter(|frame| !all_poisoned(rig, **frame))
+                .count()
+                <= 1
+        );
+        let _ = free(rig, left);
+        rig.areas.purge();
     });
 }

@@ -406,3 +406,23 @@ fn what_is_purged_is_not_listed_any_more() {
         assert_eq!(rig.areas.find(goes.start()), None);
     });
 }
+
+/// Also when this CPU has pages at hand, and would not ask any further.
+#[test]
+fn no_alignment_but_a_power_of_two_is_taken() {
+    long(|rig| {
+        for _ in 0..2 {
+            for align in [0, 3, K4 - 1, K4 + 1, 3 * K4, 5 << 20, u64::MAX] {
+                let error = rig.areas.allocate(&AreaRequest::new(1).aligned(align));
+                assert_eq!(error, Err(AreaError::Alignment { align }));
+            }
+            // Less than a page counts as a page.
+            for align in [1, 8, K4] {
+                let request = AreaRequest::new(1).aligned(align);
+                let area = rig.areas.allocate(&request).expect("room");
+                // SAFETY: the area is not used.
+                unsafe { rig.areas.free(area.start()) }.expect("it is there");
+            }
+        }
+    });
+}

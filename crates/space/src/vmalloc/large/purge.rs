@@ -123,7 +123,11 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     /// # Safety
     ///
     /// As for [`collect_large`](Self::collect_large).
-    unsafe fn collect_each(&self, range: VirtRange, mut give: impl FnMut(Pfn, u64) -> u64) -> u64 {
+    pub(super) unsafe fn collect_each(
+        &self,
+        range: VirtRange,
+        mut give: impl FnMut(Pfn, u64) -> u64,
+    ) -> u64 {
         let mut given = 0;
         let each = |first: PhysAddr, size: PageSize, count: usize| {
             given += give(first.pfn(), count as u64 * (size.bytes() / FRAME_SIZE));

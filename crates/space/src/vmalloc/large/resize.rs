@@ -61,9 +61,6 @@ impl<K: Kernel, const CPUS: usize> Vmalloc<'_, K, CPUS> {
         if !self.is_cut(frame(pages - 1), frame(pages)) {
             return Ok(Resized::InPlace(entry.range));
         }
-        if self.modes.poison {
-            self.poison_range(tail);
-        }
         let token = match self.tables().park(tail) {
             Ok(token) => token,
             Err(error) if matches!(error.reason, Reason::OutOfFrames { .. }) => {
@@ -72,8 +69,15 @@ impl<K: Kernel, const CPUS: usize> Vmalloc<'_, K, CPUS> {
             Err(error) => panic!("entries of a live area were changed by somebody else: {error}"),
         };
         token.flush(self.shootdown(), self.memory(), self.frames());
+        let give = |first, frames| {
+            // Only now: what fails must leave the content as it was.
+            if self.modes.poison {
+                self.poison_frames(first, frames);
+            }
+            self.give_blocks(first, frames)
+        };
         // SAFETY: the token has just been flushed, and the area is the caller's.
-        unsafe { self.collect_large(tail, true) };
+        unsafe { self.collect_each(tail, give) };
         self.with_books(&self.off(), |books| books.set_pages(entry, pages));
         let free = VirtRange::new(at_page(start, pages + 1), less);
         let shrunk = self.with_space(&self.off(), |space| space.shrink(free));
