@@ -24,6 +24,7 @@ impl OnDemand for Said {
             node: None,
             state: State::Live,
             user: false,
+            changed: false,
             caller: None,
         });
         infos

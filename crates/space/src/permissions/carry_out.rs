@@ -1,6 +1,6 @@
 //! How a change is made: what in which place, in which order, with which flushes; and the way back to large pages.
 
-use kspace_layout::{FRAME_SIZE, PhysRange, VirtRange};
+use kspace_layout::{FRAME_SIZE, PhysRange, VirtAddr, VirtRange};
 use kspace_paging::{Adjustment, CacheType, Flush};
 
 use super::place::{Ground, Role, Spot, Target};
@@ -9,7 +9,7 @@ use crate::cache_types::is_cached;
 use crate::held_frames::HeldFrames;
 use crate::platform::{CacheLines, Interrupts};
 use crate::vmalloc::caller::Caller;
-use crate::vmalloc::{Kernel, Kind, State, Tables};
+use crate::vmalloc::{AreaInfo, Kernel, Kind, State, Tables};
 
 /// What happens between two flushes.
 #[derive(Clone, Copy, Debug)]
@@ -204,25 +204,34 @@ impl<'a, K: Kernel, const CPUS: usize> Permissions<'_, 'a, K, CPUS> {
         })
     }
 
-    /// Refuses to make frames executable that another area can write to, and to give frames another memory type that another area maps.
-    /// Areas have frames that somebody else has only when they were given; the target's may be another area's, unless they are its own.
+    /// Refuses to make frames executable that another page of an area can write to, and to give frames another memory type that another page
+    /// maps. Areas have frames that somebody else has only when they were given; the target's may be another area's, unless they are its
+    /// own.
     fn refuse_other_areas(&self, target: &Target, change: Change) -> Result<(), Problem> {
         let own = matches!(target.ground, Ground::Area(kind) if kind.owns_frames());
         for area in self.areas.iter().flat_map(|areas| areas.areas()) {
             let may_share = matches!(area.kind, Kind::Frames | Kind::ShortLived) || !own;
-            if area.state == State::Live && !area.range.overlaps(target.range) && may_share {
-                self.refuse_area(target, change, area.range)?;
+            if area.state == State::Live && may_share {
+                for part in outside(area.range, target.range).into_iter().flatten() {
+                    self.refuse_area(target, change, &area, part)?;
+                }
             }
         }
         Ok(())
     }
 
-    /// The same for one area.
-    fn refuse_area(&self, target: &Target, change: Change, area: VirtRange) -> Result<(), Problem> {
+    /// The same for a part of one area.
+    fn refuse_area(
+        &self,
+        target: &Target,
+        change: Change,
+        area: &AreaInfo,
+        part: VirtRange,
+    ) -> Result<(), Problem> {
         // With interrupts off no table is taken from under the walk: this CPU answers no flush.
         let _off = self.shootdown.platform().interrupts_off();
-        let needs_all = change != Change::Executable;
-        let runs = self.walker().runs(area).flatten();
+        let needs_all = change != Change::Executable || area.user;
+        let runs = self.walker().runs(part).flatten();
         for run in runs.filter(|run| needs_all || run.attributes.write) {
             let Ok(phys) = PhysRange::try_new(run.phys, run.virt.size()) else {
                 continue;
@@ -241,6 +250,19 @@ impl<'a, K: Kernel, const CPUS: usize> Permissions<'_, 'a, K, CPUS> {
     }
 }
 
+/// The parts of `whole` before and behind `range`.
+fn outside(whole: VirtRange, range: VirtRange) -> [Option<VirtRange>; 2] {
+    if !whole.overlaps(range) {
+        return [Some(whole), None];
+    }
+    let before = range.start().as_u64().checked_sub(1).map(VirtAddr::try_new);
+    let before = before.and_then(Result::ok);
+    let before = before.and_then(|last| VirtRange::try_from_bounds(whole.start(), last).ok());
+    let behind = range.last().checked_add(1).ok();
+    let behind = behind.and_then(|start| VirtRange::try_from_bounds(start, whole.last()).ok());
+    [before, behind]
+}
+
 impl<K: Kernel, const CPUS: usize> Permissions<'_, '_, K, CPUS>
 where
     K::Platform: CacheLines,
@@ -253,7 +275,13 @@ where
         by: Caller,
     ) -> Result<(), Problem> {
         let target = self.target(range)?;
+        self.holding(&target, || self.change_held(target, change, by))
+    }
+
+    /// The same for a target that nobody frees.
+    fn change_held(&self, target: Target, change: Change, by: Caller) -> Result<(), Problem> {
         self.refuse(&target, change)?;
+        self.refuse_for_users(&target, change)?;
         let phases = phases(change);
         let needs = self.survey(&target, change, phases)?;
         if change.cache().is_some() && !needs.retypes {
@@ -261,6 +289,10 @@ where
         }
         if change == Change::Executable || change.cache().is_some() {
             self.refuse_other_areas(&target, change)?;
+            // One that was freed lately may still be known to a CPU.
+            for areas in self.areas {
+                areas.purge();
+            }
         }
         let held = HeldFrames::take(self.tables.memory(), self.tables.frames(), needs.tables)
             .map_err(|had| Problem::NoFrames {

@@ -65,6 +65,10 @@ pub enum Problem {
     /// An area has the same frame: here is its page, or one whose memory type was changed through it. The type must be changed there, for
     /// both.
     ByArea(VirtAddr),
+    /// The area is for [`Code`](crate::areas::Code), which sees to its rights.
+    Code(VirtRange),
+    /// User mode may have the area writable, and has it with the memory type that it was made with.
+    ForUsers(VirtRange),
     /// A device's memory type is that of its first mapping, for good.
     Device(VirtRange),
     /// A part of it has another type, or there is no room to write it down.
@@ -175,6 +179,14 @@ impl Problem {
             Self::ByArea(page) => write!(
                 f,
                 "page {page} is an area's, or has its memory type through an area that maps the same frame; change it in that area, for both"
+            ),
+            Self::Code(area) => write!(
+                f,
+                "{area} is for code, which becomes executable when it is sealed, and data when it is dropped"
+            ),
+            Self::ForUsers(area) => write!(
+                f,
+                "{area} is for user spaces too, which would go on writing to it with the memory type that it has; use another area"
             ),
             Self::Device(area) => write!(
                 f,

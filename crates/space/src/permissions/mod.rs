@@ -20,8 +20,8 @@
 //! | `NonPresent`, `Present` | `_np`, `_p` | no access reaches it; it does again | the same |
 //!
 //! Places are: the area that was asked for, the direct map, the kernel image. (Other areas that map the same frames are not looked for, as
-//! in Linux; except that nothing becomes executable while an area can write to it, and no memory type changes that an area would not
-//! know of: both are refused.) Devices' frames have no other places, and get their
+//! in Linux; except that nothing becomes executable while an area or user mode can write to it, and no memory type changes that one of them
+//! would not know of: both are refused. What CPUs may still know of freed areas is flushed before.) Devices' frames have no other places, and get their
 //! type from [`ioremap`](crate::areas::IoMemory) for good. The kernel's code and constants, and the direct map's view of them, never become
 //! writable.
 //!
@@ -38,10 +38,13 @@
 //!    caller holds the pages, and only what lies in it wholly is merged.
 //! 4. **What is taken away is flushed, exactly**: editors' tokens say what CPUs may know. What was only not there before needs no flush.
 //! 5. **Writable and executable never meet**, over all places of a frame: to become executable, first the other places are made
-//!    read-only and flushed.
+//!    read-only and flushed. What is code in one area is not restored to be writable in another.
 //! 6. **Memory types change in the manual's order** (Intel SDM vol. 3, section 12.12.4): the pages become non-present in all places; all CPUs
 //!    flush; they become present with the new type; the caches are emptied of their lines. So there is no moment at which two types
 //!    can be used, nor a line left from the old one.
+//!
+//! 7. **Nobody inherits a change**: an area of which anything is changed, in any place, cannot be freed, resized or moved; who tries is told
+//!    to restore it. So frames are again what they were when somebody else gets them.
 //!
 //! # The books
 //!
@@ -52,6 +55,7 @@ mod books;
 mod carry_out;
 mod code;
 mod error;
+mod hold;
 mod place;
 mod restore;
 mod turn;
@@ -229,8 +233,9 @@ where
     /// # Safety
     ///
     /// Whoever uses these pages, wherever they are mapped, bears the change: does not write to what becomes read-only, does not touch what is
-    /// not present, and while a memory type changes touches nothing of it. An area belongs to the caller, and is
-    /// [restored](Self::restore) before it is freed.
+    /// not present, and while a memory type changes touches nothing of it. An area belongs to the caller, and nobody maps frames of it
+    /// anew, nor frees frames that were changed through another place, before they are [restored](Self::restore). (The area itself cannot be
+    /// freed before.)
     #[track_caller]
     pub unsafe fn set(
         &self,

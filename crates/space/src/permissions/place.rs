@@ -87,6 +87,9 @@ impl<K: Kernel, const CPUS: usize> Permissions<'_, '_, K, CPUS> {
             let area = areas.find(page);
             let live = area.filter(|area| area.state == State::Live && area.range.contains(page));
             let area = live.ok_or(Problem::NotInUse { page, area })?;
+            if area.kind == Kind::Executable {
+                return Err(Problem::Code(area.range));
+            }
             return within(area.range, Ground::Area(area.kind));
         }
         match (kind, self.layout.image()) {

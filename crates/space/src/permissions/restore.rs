@@ -39,6 +39,11 @@ where
     /// Restores all places of `range`, or nothing. The caller has the turn.
     pub(super) fn put_back(&self, range: VirtRange) -> Result<(), Problem> {
         let target = self.target(range)?;
+        self.holding(&target, || self.put_back_held(target))
+    }
+
+    /// The same for a target that nobody frees.
+    fn put_back_held(&self, target: Target) -> Result<(), Problem> {
         let is_area = matches!(target.ground, Ground::Area(_));
         let (mut tables, mut segments, mut empties_caches) = (0, 0, false);
         self.each_spot(&target, &mut |spot| {
@@ -57,6 +62,9 @@ where
                 let Some(record) = goal(spot.role, &segment, u8::from(counted)) else {
                     return Ok(());
                 };
+                if is_area && spot.role == Role::Own && is_given_write(&record) {
+                    self.refuse_beside_code(&target, segment.range)?;
+                }
                 empties_caches |= is_cached(record.cache) && !is_cached(record.cache_was);
                 // Whatever is done first splits.
                 let first = STEPS.iter().find_map(|step| step(&record));
@@ -97,6 +105,24 @@ where
         }
         drop(held);
         self.forget(&target)
+    }
+
+    /// Refuses to give a part of an area the right to write back whose frames are code in another one.
+    fn refuse_beside_code(&self, target: &Target, range: VirtRange) -> Result<(), Problem> {
+        let part = Target { range, ..*target };
+        self.each_spot(&part, &mut |spot| {
+            let Role::Other { executable, .. } = spot.role else {
+                return Ok(());
+            };
+            self.each_segment(spot.range, &mut |segment| {
+                let page = segment.range.start();
+                if segment.record.code > u8::from(executable) {
+                    Err(Problem::WriteExecute { page })
+                } else {
+                    Ok(())
+                }
+            })
+        })
     }
 
     /// The target's frames are no code of its any more, in the books on their other places.
@@ -173,6 +199,11 @@ where
         });
         Ok(())
     }
+}
+
+/// Whether a page gets the right to write that it does not have.
+fn is_given_write(record: &Record) -> bool {
+    record.was == Access::ReadWrite && record.now != Access::ReadWrite
 }
 
 /// What pages are, and are to become; `None` when nobody changed them. `uncounted`: of how many areas' code they will not be any more.

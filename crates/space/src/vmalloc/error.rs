@@ -170,6 +170,8 @@ pub enum FreeProblem {
         /// What it was.
         range: VirtRange,
     },
+    /// Pages of the area are [changed](crate::permissions), in other places too, where the next who has their frames would find them so.
+    Changed(VirtRange),
     /// A short mapping begins there, of another number of pages.
     Pages {
         /// What it is.
@@ -236,6 +238,10 @@ impl fmt::Display for FreeError {
                     None => Ok(()),
                 }
             }
+            FreeProblem::Changed(range) => write!(
+                f,
+                "pages of the area {range} are changed; restore them first"
+            ),
             FreeProblem::Pages { range, pages } => write!(
                 f,
                 "{pages} pages of a short mapping, {range}, that has {}; unmap it whole",

@@ -162,6 +162,9 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             return FreeProblem::Inside(info.range);
         }
         match found {
+            Some(found) if found.begins_at(page) && found.is_changed() => {
+                FreeProblem::Changed(self.range_of(chunk.number(), page, found.pages()))
+            }
             Some(found) if found.begins_at(page) => FreeProblem::Freed {
                 // SAFETY: the words of areas have callers from `Caller::raw` only.
                 by: unsafe { Caller::place(found.caller()) },

@@ -29,6 +29,8 @@ pub struct AreaInfo {
     pub state: State,
     /// Whether it may be mapped in [user spaces](crate::user).
     pub user: bool,
+    /// Whether pages of it are [changed](crate::permissions), so that it cannot be freed before they are restored.
+    pub changed: bool,
     /// Who allocated it; or freed it, when it is freed. `None` when that is in another image.
     pub caller: Option<&'static Location<'static>>,
 }
@@ -123,6 +125,22 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         })
     }
 
+    /// Notes of the area in use that begins at `start` whether pages of it are changed; while they are, nobody can free it. False: there is no
+    /// such area.
+    pub(crate) fn mark_changed(&self, start: VirtAddr, changed: bool) -> bool {
+        let off = self.off();
+        match self.chunk_numbered(&off, self.number_of(start)) {
+            Some(known) => {
+                let page = start.as_u64() / FRAME_SIZE % CHUNK_PAGES;
+                AreaWord::mark(known.chunk.area(page), page, changed)
+            }
+            None => {
+                drop(off);
+                self.mark_large(start, changed)
+            }
+        }
+    }
+
     /// How much there is.
     #[must_use]
     pub fn totals(&self) -> Totals {
@@ -190,6 +208,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
                 State::Freed
             },
             user: false,
+            changed: word.is_changed(),
             // SAFETY: the words of areas have callers from `Caller::raw` only.
             caller: unsafe { Caller::place(word.caller()) },
         }

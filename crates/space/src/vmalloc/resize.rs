@@ -52,6 +52,8 @@ pub enum ResizeError {
     },
     /// The area may be mapped in user spaces, which have its frames: it stays where it is, and does not shrink.
     ForUsers(VirtRange),
+    /// Pages of the area are [changed](crate::permissions).
+    Changed(VirtRange),
     /// There could be no area of that size.
     Area(AreaError),
 }
@@ -72,6 +74,10 @@ impl fmt::Display for ResizeError {
             Self::ForUsers(range) => write!(
                 f,
                 "vmalloc: resize {range}: it may be mapped in user spaces, so it can only grow where it is; allocate another one"
+            ),
+            Self::Changed(range) => write!(
+                f,
+                "vmalloc: resize {range}: pages of it are changed; restore them first"
             ),
             Self::Area(error) => error.fmt(f),
         }
@@ -143,6 +149,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             info.range.start() == start && info.state == State::Live && info.kind == request.kind
         });
         match info {
+            Some(info) if info.changed => Err(ResizeError::Changed(info.range)),
             Some(info) => Ok((info, checked)),
             None => Err(ResizeError::NoArea {
                 address: start,

@@ -1,8 +1,8 @@
 //! What is remembered of an area: one word, and the states that it goes through.
 //!
 //! ```text
-//!   63                      32 31    22 21    15 14   11 10     3    2     1    0
-//!   |  caller, as a distance  |  lead  | node+1 | kind  | pages  | odd |  state  |
+//!   63                      32   31    30    22 21    15 14   11 10     3    2     1    0
+//!   |  caller, as a distance  | changed |  lead  | node+1 | kind  | pages  | odd |  state  |
 //!
 //!           publish (placed here)         free (anybody, once)           release (the purger, after the flush)
 //!   Free ------------------------> Live ----------------------> Lazy -----------------------------------> Free
@@ -13,7 +13,7 @@
 //!
 //! Areas have a guard page, so they are two pages long at least, and no two of a chunk begin in the same pair of pages: the pair's
 //! number is the word's, and `odd` says with which page of the pair the area begins. `lead` pages before it were passed over for its alignment,
-//! and are free again when it is purged.
+//! and are free again when it is purged. While pages of it are `changed` (by `permissions`), nobody can free it.
 //!
 //! The promise: of all who free an area, exactly one succeeds, and the others learn who that was.
 
@@ -28,7 +28,8 @@ const KIND_MASK: u64 = 0xf;
 const NODE_SHIFT: u32 = 15;
 const NODE_MASK: u64 = 0x7f;
 const LEAD_SHIFT: u32 = 22;
-const LEAD_MASK: u64 = 0x3ff;
+const LEAD_MASK: u64 = 0x1ff;
+const CHANGED: u64 = 1 << 31;
 const CALLER_SHIFT: u32 = 32;
 
 const FREE: u64 = 0;
@@ -75,10 +76,16 @@ impl AreaWord {
         self.0 & STATE == LIVE
     }
 
-    /// Whether it is a live area that begins at `first`, which lies in the word's pair of pages.
+    /// Whether it is a live area that begins at `first`, which lies in the word's pair of pages, and has its pages as they were made.
     #[inline(always)]
     const fn is_live_at(self, first: u64) -> bool {
-        self.0 & (STATE | 1 << ODD_SHIFT) == LIVE | (first & 1) << ODD_SHIFT
+        self.0 & (STATE | 1 << ODD_SHIFT | CHANGED) == LIVE | (first & 1) << ODD_SHIFT
+    }
+
+    /// Whether pages of it are changed.
+    #[inline]
+    pub(super) const fn is_changed(self) -> bool {
+        self.0 & CHANGED != 0
     }
 
     #[inline]
@@ -191,6 +198,23 @@ impl AreaWord {
         }
     }
 
+    /// Notes of the area in use at `first` whether pages of it are changed. False: there is no such area.
+    pub(super) fn mark(slot: &AtomicU64, first: u64, changed: bool) -> bool {
+        let mut found = Self::load(slot);
+        loop {
+            let in_use = found.is_live() || found.is_mapped();
+            if !in_use || !found.begins_at(first) {
+                return false;
+            }
+            let kept = found.0 & !CHANGED;
+            let marked = if changed { kept | CHANGED } else { kept };
+            match slot.compare_exchange(found.0, marked, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(other) => found = Self(other),
+            }
+        }
+    }
+
     /// Takes the short mapping of `pages` pages at `first` away from all others. `Err`: what is there instead.
     #[inline]
     pub(super) fn unmap(
@@ -202,7 +226,7 @@ impl AreaWord {
         let expected = Self::mapped(first, pages & PAGES_MASK, 0, 0).0;
         let mut found = Self::load(slot);
         loop {
-            let compared = STATE | 1 << ODD_SHIFT | PAGES_MASK << PAGES_SHIFT;
+            let compared = STATE | 1 << ODD_SHIFT | PAGES_MASK << PAGES_SHIFT | CHANGED;
             if found.0 & compared != expected || pages > PAGES_MASK {
                 return Err(found);
             }

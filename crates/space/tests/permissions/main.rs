@@ -2,6 +2,7 @@
 
 mod concurrent;
 mod failures;
+mod hostile;
 mod kernel;
 mod model;
 mod refusals;

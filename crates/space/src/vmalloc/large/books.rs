@@ -5,8 +5,8 @@
 //!          first  pages  links of         who, what, in which state          the next one in    user mappings;
 //!          page          the tree                                            the list           above, the maker
 //!
-//!   word 5    63                    32 31    17   16   15     8 7     2 1     0
-//!             |  caller, as in slot   |        | user | node+1 | kind  | state |
+//!   word 5    63                    32 31   18     17      16   15     8 7     2 1     0
+//!             |  caller, as in slot   |       | changed | user | node+1 | kind  | state |
 //! ```
 //!
 //! ```text
@@ -50,6 +50,8 @@ const NODE_SHIFT: u32 = 8;
 const NODE_MASK: u64 = 0xff;
 /// The area may be mapped in user spaces.
 const USER: u64 = 1 << 16;
+/// Pages of the area are changed, and it cannot be freed.
+const CHANGED: u64 = 1 << 17;
 const CALLER_SHIFT: u32 = 32;
 
 /// An area in the books. Only who took it, or purges it, may use it.
@@ -151,6 +153,9 @@ impl<'a, M: PhysMemory, F: FrameSource> Books<'a, M, F> {
             } else {
                 FreeProblem::NoArea
             });
+        }
+        if record & CHANGED != 0 {
+            return Err(FreeProblem::Changed(entry.range));
         }
         let maker = record & !((1 << CALLER_SHIFT) - 1);
         words[USERS].store(maker | users(words), Relaxed);
@@ -275,6 +280,17 @@ impl<'a, M: PhysMemory, F: FrameSource> Books<'a, M, F> {
         (record & STATE == LIVE && entry.range.start() == start).then_some(entry)
     }
 
+    /// Notes of the live area that begins at `start` whether pages of it are changed. False: there is no such area.
+    pub(super) fn mark(&mut self, start: VirtAddr, changed: bool) -> bool {
+        let Some(entry) = self.live_at(start) else {
+            return false;
+        };
+        let word = &self.slab.words(entry.node)[RECORD];
+        let kept = word.load(Relaxed) & !CHANGED;
+        word.store(if changed { kept | CHANGED } else { kept }, Relaxed);
+        true
+    }
+
     /// Gives a live area other pages at its end. Its owner asked for it.
     pub(super) fn set_pages(&mut self, entry: Entry, pages: u64) {
         let word = &self.slab.words(entry.node)[PAGES];
@@ -326,6 +342,7 @@ impl<'a, M: PhysMemory, F: FrameSource> Books<'a, M, F> {
                 State::Freed
             },
             user: record & USER != 0,
+            changed: record & CHANGED != 0,
             caller: caller_of(record),
         }
     }

@@ -22,6 +22,11 @@ impl<K: Kernel, const CPUS: usize> Vmalloc<'_, K, CPUS> {
         self.with_books(&self.off(), |books| books.next(from))
     }
 
+    /// As [`mark_changed`](Self::mark_changed), for a large area.
+    pub(in crate::vmalloc) fn mark_large(&self, start: VirtAddr, changed: bool) -> bool {
+        self.with_books(&self.off(), |books| books.mark(start, changed))
+    }
+
     /// The totals with large areas in them.
     pub(in crate::vmalloc) fn add_large(&self, small: Totals) -> Totals {
         let (areas, pages) = self.with_books(&self.off(), |books| books.live());
