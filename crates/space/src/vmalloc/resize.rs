@@ -174,6 +174,12 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         if checked.pages > info.pages {
             self.check_memory(checked).map_err(ResizeError::Area)?;
         }
+        // User mode may see all of it, whoever asks for more.
+        let request = &if info.user {
+            request.zeroed()
+        } else {
+            *request
+        };
         let resize = || match self.large_at(info.range.start()) {
             Some(entry) if checked.pages > info.pages => self.grow(entry, request, checked),
             Some(entry) => self.shrink(entry, checked),

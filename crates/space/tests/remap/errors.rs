@@ -129,7 +129,7 @@ fn what_is_not_for_users_is_refused() {
             );
             let request = AreaRequest::new(K4)
                 .kind(Kind::Executable)
-                .protection(Protection::KERNEL_TEXT);
+                .protection(Protection::KERNEL_RODATA);
             let code = rig.areas.allocate(&request).expect("room");
             says(code.start(), &format!("{code} is for executable; {ask}"));
             says(AT, "no area begins there");
