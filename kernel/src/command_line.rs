@@ -78,11 +78,13 @@ pub enum Provocation {
     Null,
     /// Read an address that is not canonical.
     NonCanonical,
-    /// Recurse until the boot stack ends.
+    /// Recurse until the stack ends.
     StackOverflow,
+    /// The same on CPU 1.
+    StackOverflowOnCpu1,
     /// Touch the guard page of the #DF stack.
     GuardPage,
-    /// Read the start of the vmalloc area, where nothing is mapped yet.
+    /// Read the end of the vmalloc area, where nothing is mapped yet.
     Vmalloc,
     /// Read an area that was freed.
     FreedArea,
@@ -118,7 +120,7 @@ pub enum Provocation {
 
 impl Provocation {
     /// Every provocation with the word that asks for it.
-    pub const ALL: [(&'static str, Self); 24] = [
+    pub const ALL: [(&'static str, Self); 25] = [
         ("write-text", Self::WriteText),
         ("write-rodata", Self::WriteRodata),
         ("write-text-alias", Self::WriteTextAlias),
@@ -126,6 +128,7 @@ impl Provocation {
         ("null", Self::Null),
         ("non-canonical", Self::NonCanonical),
         ("stack-overflow", Self::StackOverflow),
+        ("stack-overflow-cpu1", Self::StackOverflowOnCpu1),
         ("guard-page", Self::GuardPage),
         ("vmalloc", Self::Vmalloc),
         ("freed-area", Self::FreedArea),
@@ -393,7 +396,7 @@ mod tests {
                 "command line: \"nokalsr\" is not known and was not used",
                 "command line: the word at byte 8 is not UTF-8 and was not used",
                 "command line: \"provoke=fire\" was not used; provoke= knows write-text write-rodata write-text-alias \
-                 execute-data null non-canonical stack-overflow guard-page vmalloc freed-area area-guard double-vfree unmapped-user empty-slot direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere heap-exhausted read-only-page non-present-page",
+                 execute-data null non-canonical stack-overflow stack-overflow-cpu1 guard-page vmalloc freed-area area-guard double-vfree unmapped-user empty-slot direct-map-hole hole user-access user-execute lock-across-flush panic panic-everywhere heap-exhausted read-only-page non-present-page",
                 "command line: \"nokaslr=1\" is not known and was not used",
                 "command line: \"stress=-1\" was not used: its value is no decimal number",
                 "command line: known: nokaslr no5lvl nogbpages mem= numa=off min_free_kbytes= show= dmesg halt measure stress= \

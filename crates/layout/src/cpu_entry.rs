@@ -17,7 +17,7 @@
 //!        guard, NMI stack                              1 + 2
 //!        guard, #DB stack                              1 + 2
 //!        guard, #MC stack                              1 + 2
-//!        guard, boot stack                             1 + 4
+//!        guard, boot stack (CPU 0 only)                1 + 4
 //!        guard                                         1
 //! ```
 //!
@@ -41,7 +41,7 @@ pub enum EntryStack {
     Debug,
     /// For #MC: broken hardware can report at any time.
     MachineCheck,
-    /// The stack on which the CPU starts up.
+    /// The stack on which the first CPU starts up: the others start when there are areas to have stacks in.
     Boot,
 }
 
@@ -99,6 +99,12 @@ impl EntryPart {
         Self::Stack(EntryStack::MachineCheck),
         Self::Stack(EntryStack::Boot),
     ];
+
+    /// The parts that a CPU has, lowest address first: all, but only CPU 0 has a boot stack. The others' place for one stays unmapped.
+    pub fn of(cpu: u32) -> impl Iterator<Item = Self> {
+        let is_of = move |part: &Self| cpu == 0 || *part != Self::Stack(EntryStack::Boot);
+        Self::ALL.into_iter().filter(is_of)
+    }
 
     /// The name that messages print.
     #[must_use]
@@ -375,6 +381,17 @@ mod tests {
             let whole = area.cpu(cpu).unwrap();
             assert_eq!(pieces[0].start(), whole.start());
             assert_eq!(pieces[14].last(), whole.last());
+        }
+    }
+
+    #[test]
+    fn only_the_first_cpu_has_a_boot_stack() {
+        let boot = EntryPart::Stack(EntryStack::Boot);
+        assert_eq!(EntryPart::of(0).collect::<Vec<_>>(), EntryPart::ALL);
+        for cpu in [1, 2, u32::MAX] {
+            let parts: Vec<EntryPart> = EntryPart::of(cpu).collect();
+            assert_eq!(parts.len(), EntryPart::ALL.len() - 1);
+            assert!(!parts.contains(&boot));
         }
     }
 

@@ -22,7 +22,7 @@ pub fn build<F: EntryFormat, M: PhysMemory, S: FrameSource>(
     if cpu == 0 {
         map_pages(editor, area.idt(), Protection::KERNEL_RODATA)?;
     }
-    for part in EntryPart::ALL {
+    for part in EntryPart::of(cpu) {
         let no_such_cpu = BuildError::NoSuchCpu {
             cpu,
             capacity: area.capacity(),

@@ -9,6 +9,7 @@
 //!   CPU entry      the IDT and each CPU's parts; which frames back them is the kernel's choice, but none may back two
 //!   fixmap         the registers of the local APIC and of the I/O APIC, uncached
 //!   vmemmap        pages for the books on the RAM of the memory map, from the library's plan; frames are the kernel's choice
+//!   vmalloc        the CPUs' stacks, one each, where the log says that the areas are; likewise
 //!   elsewhere      nothing
 //! ```
 
@@ -73,6 +74,7 @@ pub(super) fn pages(
     cpu_entry(&layout, configuration.cpus, &mut pages)?;
     fixmap(&layout, &mut pages);
     books(&layout, &map, configuration.cpus, &mut pages)?;
+    stacks(log, configuration.cpus, &mut pages)?;
     pages.sort_by_key(|page| page.virt);
     Ok(pages)
 }
@@ -254,7 +256,7 @@ fn cpu_entry(layout: &Layout, cpus: u32, pages: &mut Vec<ExpectedPage>) -> Resul
     };
     add(area.idt(), Access::ReadOnly, "the IDT".to_owned());
     for cpu in 0..cpus {
-        for part in EntryPart::ALL {
+        for part in EntryPart::of(cpu) {
             if let Some(range) = area.part(cpu, part) {
                 let access = if part.writable() {
                     Access::ReadWrite
@@ -307,6 +309,43 @@ fn books(layout: &Layout, map: &MemoryMap, cpus: u32, pages: &mut Vec<ExpectedPa
         }
     }
     Ok(())
+}
+
+/// The stacks that the CPUs run on, from the log's `vmallocinfo`, in which there must be nothing else.
+fn stacks(log: &str, cpus: u32, pages: &mut Vec<ExpectedPage>) -> Result {
+    let rows = log
+        .lines()
+        .skip_while(|line| !line.ends_with("vmallocinfo:"));
+    let rows: Vec<&str> = rows.filter(|line| line.contains("] 0x")).collect();
+    if rows.len() != cpus as usize {
+        return Err(Failure::failed(format!(
+            "the log has {} areas, not one stack for each of {cpus} CPUs",
+            rows.len()
+        )));
+    }
+    for row in rows {
+        let range = stack(row).ok_or_else(|| Failure::failed(format!("no stack: {row}")))?;
+        pages.extend(four_kib(range).map(|virt| ExpectedPage {
+            virt,
+            phys: None,
+            size: PageSize::Size4K,
+            protection: Protection::KERNEL_DATA,
+            what: "a stack".to_owned(),
+        }));
+    }
+    Ok(())
+}
+
+/// What `0xffffc90000000000-0xffffc90000005000   20480 kernel/src/… pages=4 vmalloc stack N0=4` has mapped: 16 KiB (Linux: `THREAD_SIZE`);
+/// the page behind is its guard.
+fn stack(row: &str) -> Option<VirtRange> {
+    let (start, rest) = row.split_once("] 0x")?.1.split_once("-0x")?;
+    let (end, rest) = rest.split_once(' ')?;
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    let (start, end) = (number(start)?, number(end)?);
+    let sound = rest.contains(" pages=4 vmalloc stack N") && end.checked_sub(start)? == 0x5000;
+    let start = VirtAddr::try_new(start).ok().filter(|_| sound)?;
+    VirtRange::try_new(start, 0x4000).ok()
 }
 
 fn four_kib(range: VirtRange) -> impl Iterator<Item = VirtAddr> {

@@ -131,6 +131,8 @@ impl Configuration {
     fn machine(&self) -> Machine {
         let words = [
             Some("halt"),
+            // The expected stacks are read from there.
+            Some("show=vmallocinfo"),
             (!self.kaslr).then_some("nokaslr"),
             (!self.gigabyte_pages).then_some("nogbpages"),
         ];
@@ -275,7 +277,7 @@ mod tests {
         };
         assert_eq!(one.name(), "4-level, nokaslr, 5G, nogbpages");
         let machine = one.machine();
-        assert_eq!(machine.append, "halt nokaslr nogbpages");
+        assert_eq!(machine.append, "halt show=vmallocinfo nokaslr nogbpages");
         assert_eq!(machine.without, ["la57"]);
     }
 }

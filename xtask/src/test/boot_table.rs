@@ -334,9 +334,11 @@ const FAULTS: &[BootCase] = &[
     ),
     fault!(
         "execute-data",
-        "provoke: jumping to fffffe00000",
-        "fault: execution of fffffe00000",
-        ": not executable, CPU 0's boot stack, "
+        "provoke: jumping to ffa0000000003",
+        "fault: execution of ffa0000000003",
+        ": not executable, ",
+        " into the stack ffa0000000000000-ffa0000000003fff (16 KiB, made by kernel/src/arch/x86_64/boot/second_stage.rs:",
+        "the stack is CPU 0's"
     ),
     fault!(
         "null",
@@ -348,12 +350,14 @@ const FAULTS: &[BootCase] = &[
         "provoke: reading 0123456789abcdef",
         "fault: access to 0123456789abcdef: not canonical, not an address of 5-level paging"
     ),
-    // The boot stack has 16 KiB from fffffe0000012000; the page below it is its guard.
+    // The first area of all is the boot CPU's stack; the page below it, which is no area's, is its guard.
     fault!(
         "stack-overflow",
-        "double fault: an exception could not be delivered on the stack at fffffe0000011",
-        "fault: write to fffffe0000011",
-        ": not mapped, guard page of CPU 0's boot stack"
+        "double fault: an exception could not be delivered on the stack at ff9ffffffffff",
+        "fault: write to ff9ffffffffff",
+        ": not mapped, guard page below the stack ffa0000000000000-ffa0000000003fff (16 KiB, made by \
+         kernel/src/arch/x86_64/boot/second_stage.rs:",
+        "the stack is CPU 0's"
     ),
     fault!(
         "guard-page",
@@ -362,8 +366,8 @@ const FAULTS: &[BootCase] = &[
     ),
     fault!(
         "vmalloc",
-        "provoke: reading ffa0000000000000",
-        "fault: read of ffa0000000000000: not mapped, the start of vmalloc"
+        "provoke: reading ffd1fffffffffff8",
+        "fault: read of ffd1fffffffffff8: not mapped, 12.4 PiB into vmalloc"
     ),
     fault!(
         "direct-map-hole",

@@ -26,6 +26,44 @@ pub(super) const MANY_CPUS: &[BootCase] = &[
         ..BootCase::USUAL
     },
     BootCase {
+        name: "every CPU has a stack that is an area",
+        cpus: 4,
+        append: "nokaslr no5lvl show=meminfo,vmallocinfo",
+        says: &[
+            "KernelStack:          64 kB",
+            "PageTables: ",
+            "VmallocUsed:          64 kB",
+            "] 0xffffc90000000000-0xffffc90000005000   20480 kernel/src/arch/x86_64/boot/second_stage.rs:",
+            " pages=4 vmalloc stack N0=4",
+            "] 0xffffc90000008000-0xffffc9000000d000   20480 kernel/src/arch/x86_64/startup.rs:",
+            " pages=4 vmalloc stack N0=4",
+            "] 0xffffc90000010000-0xffffc90000015000   20480 kernel/src/arch/x86_64/startup.rs:",
+            " pages=4 vmalloc stack N0=4",
+            "] 0xffffc90000018000-0xffffc9000001d000   20480 kernel/src/arch/x86_64/startup.rs:",
+            " pages=4 vmalloc stack N0=4",
+            "kspace: done",
+        ],
+        never: &["panicked", "] 0xffffc90000020000", " 8192 "],
+        ..BootCase::USUAL
+    },
+    BootCase {
+        name: "a stack that overflows on CPU 1",
+        cpus: 3,
+        append: "nokaslr no5lvl provoke=stack-overflow-cpu1",
+        ends: Ending::Failure,
+        says: &[
+            "double fault: an exception could not be delivered on the stack at ffffc90000007",
+            "fault: write to ffffc90000007",
+            ": not mapped, guard page below the stack ffffc90000008000-ffffc9000000bfff (16 KiB, made by kernel/src/arch/x86_64/startup.rs:",
+            "the stack is CPU 1's",
+            "CPU 0: stopped at ffffffff81",
+            "CPU 2: stopped at ffffffff81",
+            "kspace: stopped by a fault",
+        ],
+        never: &["panicked", "provoke: recursed"],
+        ..BootCase::USUAL
+    },
+    BootCase {
         name: "a shootdown stress on two CPUs",
         cpus: 2,
         append: "stress=400",

@@ -58,10 +58,10 @@ pub(super) const PERMISSIONS: &[BootCase] = &[
         append: "nokaslr no5lvl provoke=read-only-page",
         ends: Ending::Failure,
         says: &[
-            "provoke: writing ffffc90000000000",
-            "fault: write to ffffc90000000000: read-only, the start of the vmalloc area ffffc90000000000-ffffc90000002fff (12 KiB, made by \
+            "provoke: writing ffffc90000005000",
+            "fault: write to ffffc90000005000: read-only, the start of the vmalloc area ffffc90000005000-ffffc90000007fff (12 KiB, made by \
              kernel/src/arch/x86_64/provoke.rs:",
-            "; page ffffc90000000000 was made read-only by kernel/src/arch/x86_64/provoke.rs:",
+            "; page ffffc90000005000 was made read-only by kernel/src/arch/x86_64/provoke.rs:",
             "page tables: 4k page, r-- supervisor global write-back",
             "kspace: stopped by a fault",
         ],

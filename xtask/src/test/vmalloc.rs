@@ -126,11 +126,13 @@ pub(super) const AREAS: &[BootCase] = &[
         append: "no5lvl test-vmalloc=large_pages show=meminfo,vmallocinfo",
         says: &[
             "test-vmalloc: large_pages: 1048576 KiB as it comes: 1 pages of 1G, 0 of 2M, 0 of 4K, read back: true",
-            "test-vmalloc: large_pages: 65536 KiB in small pages: 0 pages of 1G, 0 of 2M, 16384 of 4K, read back: true",
-            "test-vmalloc: large_pages: 6144 KiB rounded to large pages: 0 pages of 1G, 3 of 2M, 0 of 4K, read back: true",
             "kernel/src/vmalloc/workloads/sizes.rs:",
             " pages=262144 vmalloc N0=262144 1G=1",
+            "test-vmalloc: large_pages: 65536 KiB in small pages: 0 pages of 1G, 0 of 2M, 16384 of 4K, read back: true",
+            "kernel/src/vmalloc/workloads/sizes.rs:",
             " pages=16384 vmalloc N0=16384",
+            "test-vmalloc: large_pages: 6144 KiB rounded to large pages: 0 pages of 1G, 3 of 2M, 0 of 4K, read back: true",
+            "kernel/src/vmalloc/workloads/sizes.rs:",
             " pages=1536 vmalloc N0=1536 2M=3",
             "KernelStack: ",
             "PageTables: ",
@@ -172,7 +174,7 @@ pub(super) const AREAS: &[BootCase] = &[
         append: "nokaslr provoke=freed-area",
         ends: Ending::Failure,
         says: &[
-            "fault: read of ffa0000000000008: not mapped, 8 bytes into the freed vmalloc area ffa0000000000000-ffa0000000002fff (12 KiB, freed \
+            "fault: read of ffa0000000005008: not mapped, 8 bytes into the freed vmalloc area ffa0000000005000-ffa0000000007fff (12 KiB, freed \
              by kernel/src/arch/x86_64/provoke.rs:",
             "kspace: stopped by a fault",
         ],
@@ -184,7 +186,7 @@ pub(super) const AREAS: &[BootCase] = &[
         append: "nokaslr no5lvl provoke=area-guard",
         ends: Ending::Failure,
         says: &[
-            "fault: read of ffffc90000003000: not mapped, guard page of the vmalloc area ffffc90000000000-ffffc90000002fff (12 KiB, made by \
+            "fault: read of ffffc90000008000: not mapped, guard page of the vmalloc area ffffc90000005000-ffffc90000007fff (12 KiB, made by \
              kernel/src/arch/x86_64/provoke.rs:",
             "the first byte past its end",
             "kspace: stopped by a fault",
@@ -248,8 +250,8 @@ pub(super) const AREAS: &[BootCase] = &[
         ends: Ending::Failure,
         says: &[
             "provoke: freed once: true",
-            "kernel panic: vfree ffffc90000000000 by kernel/src/arch/x86_64/provoke.rs:",
-            ": a double free: the area ffffc90000000000-ffffc90000000fff was freed before, by kernel/src/arch/x86_64/provoke.rs:",
+            "kernel panic: vfree ffffc90000005000 by kernel/src/arch/x86_64/provoke.rs:",
+            ": a double free: the area ffffc90000005000-ffffc90000005fff was freed before, by kernel/src/arch/x86_64/provoke.rs:",
             "kspace: stopped by a panic",
         ],
         ..BootCase::USUAL

@@ -10,6 +10,7 @@
 
 use core::fmt;
 
+use kspace_frames::zone::NodeId;
 use kspace_layout::{FRAME_SIZE, VirtAddr, VirtRange};
 
 use super::OwnedArea;
@@ -32,6 +33,29 @@ impl<'v, 'a, K: Kernel, const CPUS: usize> KernelStack<'v, 'a, K, CPUS> {
     /// [`AreaError`].
     #[track_caller]
     pub fn new(areas: &'v Vmalloc<'a, K, CPUS>, bytes: u64) -> Result<Self, AreaError> {
+        Self::of(areas, bytes, AreaRequest::new)
+    }
+
+    /// As [`new`](Self::new), in memory near to `node`: for a thread that will run there (Linux: `alloc_thread_stack_node`, kernel/fork.c).
+    ///
+    /// # Errors
+    ///
+    /// [`AreaError`].
+    #[track_caller]
+    pub fn near(
+        areas: &'v Vmalloc<'a, K, CPUS>,
+        bytes: u64,
+        node: NodeId,
+    ) -> Result<Self, AreaError> {
+        Self::of(areas, bytes, |size| AreaRequest::new(size).node(node))
+    }
+
+    #[track_caller]
+    fn of(
+        areas: &'v Vmalloc<'a, K, CPUS>,
+        bytes: u64,
+        request: impl Fn(u64) -> AreaRequest,
+    ) -> Result<Self, AreaError> {
         if bytes == 0 {
             return Err(AreaError::Empty);
         }
@@ -39,10 +63,7 @@ impl<'v, 'a, K: Kernel, const CPUS: usize> KernelStack<'v, 'a, K, CPUS> {
         let Some(size) = bytes.max(FRAME_SIZE).checked_next_power_of_two() else {
             return Err(AreaError::TooLarge { bytes, within });
         };
-        let request = AreaRequest::new(size)
-            .kind(Kind::Stack)
-            .aligned(size)
-            .zeroed();
+        let request = request(size).kind(Kind::Stack).aligned(size).zeroed();
         let area = OwnedArea::allocate(areas, &request)?;
         Ok(Self { area })
     }

@@ -31,11 +31,9 @@ impl AreaSpot {
         areas: &Vmalloc<'_, K, CPUS>,
         address: VirtAddr,
     ) -> Option<Self> {
-        if !areas.area().contains(address) {
-            return None;
-        }
-        let area = areas.try_find(address);
         let above = address.align_down(FRAME_SIZE).checked_add(FRAME_SIZE).ok();
+        // The first stack may have its guard before all areas.
+        let area = areas.try_find(address);
         let stack = above
             .filter(|_| area.is_none_or(|area| !area.range.contains(address)))
             .and_then(|above| areas.try_find(above))

@@ -102,7 +102,7 @@ pub(super) fn image(image: &ImageMap) -> impl Iterator<Item = Expected> + '_ {
 pub(super) fn cpu_entry(area: CpuEntryArea, cpus: u32) -> impl Iterator<Item = Expected> {
     let idt = (area.idt(), Access::ReadOnly);
     let parts = (0..cpus).flat_map(move |cpu| {
-        EntryPart::ALL.into_iter().filter_map(move |part| {
+        EntryPart::of(cpu).filter_map(move |part| {
             let access = if part.writable() {
                 Access::ReadWrite
             } else {

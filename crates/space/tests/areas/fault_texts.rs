@@ -91,6 +91,27 @@ fn a_freed_area_names_who_freed_it() {
 }
 
 #[test]
+fn the_first_stack_has_its_guard_before_all_areas() {
+    with_rig(Setup::new(), |rig| {
+        let (stack, line) = (KernelStack::new(rig.areas, 4 * K4), line!());
+        let stack = stack.expect("room");
+        assert_eq!(stack.bottom(), rig.areas.area().start());
+        for below in [1, K4] {
+            let address = VirtAddr::new(stack.bottom().as_u64() - below);
+            let named = format!(
+                ", guard page below the stack {} (16 KiB, made by {}:{line}), ",
+                stack.range(),
+                file!()
+            );
+            let text = line_for(rig, address);
+            assert!(text.contains(&named), "{text}");
+        }
+        let further = VirtAddr::new(stack.bottom().as_u64() - K4 - 1);
+        assert_eq!(AreaSpot::of(rig.areas, further), None);
+    });
+}
+
+#[test]
 fn a_stack_that_is_too_deep_is_named() {
     with_rig(Setup::new(), |rig| {
         // Something below it, so that its guard is the same page.

@@ -6,9 +6,9 @@ use spin::Once;
 use x86_64::registers::control::Cr3;
 
 use super::boot::Handoff;
-use super::fixmap;
 use super::traps::{REGISTER_NAMES, TrapFrame};
 use super::vector;
+use super::{fixmap, stacks};
 use crate::{info, permissions, vmalloc};
 
 static KNOWN: Once<&'static Handoff> = Once::new();
@@ -66,6 +66,9 @@ fn page_fault(handoff: &Handoff, address: u64, error_code: u32) {
         .with_slot(slot)
         .with_change(permissions::changed(address));
     info!("fault: {explanation}");
+    if let Some(cpu) = stacks::owner(address) {
+        info!("  the stack is CPU {cpu}'s");
+    }
     if let Some(purpose) = explanation.purpose() {
         info!("  what that area is for: {purpose}");
     }

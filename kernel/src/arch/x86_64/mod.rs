@@ -25,6 +25,7 @@ mod provoke;
 mod second_cpu;
 mod shootdown;
 mod smp;
+mod stacks;
 mod startup;
 mod stop;
 mod stress;

@@ -47,6 +47,11 @@ pub fn provoke(provocation: Provocation, handoff: &Handoff) {
         Provocation::StackOverflow => {
             info!("provoke: recursed {} bytes deep", overflow(0));
         }
+        Provocation::StackOverflowOnCpu1 => work::on_all(|cpu| {
+            if cpu.index() == 1 {
+                info!("provoke: recursed {} bytes deep", overflow(0));
+            }
+        }),
         Provocation::GuardPage => {
             let part = EntryPart::Stack(EntryStack::DoubleFault);
             let guard = layout.cpu_entry().and_then(|area| area.guard(0, part));
@@ -54,7 +59,11 @@ pub fn provoke(provocation: Provocation, handoff: &Handoff) {
                 .into_iter()
                 .for_each(|guard| read(guard.last().as_u64() - 7));
         }
-        Provocation::Vmalloc => start_of(AreaKind::Vmalloc).into_iter().for_each(read),
+        Provocation::Vmalloc => {
+            let area = layout.area(AreaKind::Vmalloc);
+            let last = area.map(|area| area.range().end_u64() - 8);
+            last.into_iter().for_each(read);
+        }
         Provocation::FreedArea => touch_area(|area, areas| {
             // SAFETY: made for this, and not used: so no TLB has it.
             if unsafe { areas.free(area.start()) }.is_ok() {

@@ -4,7 +4,7 @@ use super::boot::{self, Handoff};
 use super::per_cpu::{self, CpuData};
 use super::{apic, clock, cpu, descriptors, leave, shootdown, smp, timer, warp, work};
 
-/// A further CPU's first Rust: on its own guarded stack, on the startup tables.
+/// A further CPU's first Rust: on its own stack, an area, and on the startup tables.
 pub extern "C" fn second_cpu(index: u64) -> ! {
     let (Some(handoff), Ok(index)) = (boot::handoff(), u32::try_from(index)) else {
         leave::halt()

@@ -21,13 +21,13 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use kspace::cpu_entry;
 use kspace::platform::CpuId;
-use kspace_layout::{CpuEntryArea, EntryPart, EntryStack, PageSize, PhysAddr, VirtAddr, VirtRange};
+use kspace_layout::{CpuEntryArea, PageSize, PhysAddr, VirtAddr, VirtRange};
 use kspace_paging::{Editor, FrameSource, PhysMemory, Protection};
 
 use super::boot::Handoff;
 use super::memory::Window;
+use super::stacks::{self, StackError};
 use super::{PageFormat, apic, cpu, descriptors, per_cpu, second_cpu, shootdown};
-use crate::address_space::top_of;
 use crate::info;
 use crate::memory::{self, ZoneTables};
 
@@ -156,6 +156,8 @@ pub enum StartError {
     NoTrampolinePage,
     /// Its entry area could not be built.
     CpuEntry(cpu_entry::BuildError),
+    /// There is no stack for it.
+    Stack(StackError),
     /// The startup tables could not be built.
     Tables,
     /// An xAPIC's messages reach identifiers of 8 bits, of which the last means all CPUs.
@@ -169,6 +171,7 @@ impl fmt::Display for StartError {
         match self {
             Self::NoTrampolinePage => f.write_str("no RAM below 1 MiB for its first instructions"),
             Self::CpuEntry(error) => error.fmt(f),
+            Self::Stack(error) => error.fmt(f),
             Self::Tables => f.write_str("no frames for the tables it starts on"),
             Self::OutOfReach => f.write_str("an xAPIC reaches identifiers 0 to 254 only"),
             Self::NoAnswer => {
@@ -338,7 +341,9 @@ impl<'a> Startup<'a> {
             return Err(StartError::OutOfReach);
         }
         let index = STARTED.load(Ordering::Acquire);
-        let stack_top = self.build_entry_area(index)?;
+        let node = self.handoff.topology.node_of_apic(apic_id);
+        let stack_top = stacks::make(index, node).map_err(StartError::Stack)?;
+        self.build_entry_area(index)?;
         STARTED.store(index + 1, Ordering::Release);
         let values = self
             .memory
@@ -353,7 +358,7 @@ impl<'a> Startup<'a> {
         }
         let cpu = per_cpu::cpu(index).ok_or(StartError::Tables)?;
         cpu.prepare(index, apic_id);
-        cpu.set_home(self.handoff.topology.node_of_apic(apic_id));
+        cpu.set_home(node);
         let id = CpuId::new(index as usize);
         shootdown::KERNEL.expect(id);
         // A SIPI may be lost; one that comes twice is ignored by a CPU that has started.
@@ -371,8 +376,8 @@ impl<'a> Startup<'a> {
         Err(StartError::NoAnswer)
     }
 
-    /// Frames and mappings for the CPU's descriptor tables and stacks; returns where its first stack begins.
-    fn build_entry_area(&self, index: u32) -> Result<VirtAddr, StartError> {
+    /// Frames and mappings for the CPU's descriptor tables and the stacks of its exceptions.
+    fn build_entry_area(&self, index: u32) -> Result<(), StartError> {
         let plan = &self.handoff.plan;
         let area: CpuEntryArea = plan.layout.cpu_entry().ok_or(StartError::Tables)?;
         // SAFETY: these are the kernel's live tables; the entry area of this CPU is edited only here, and fresh mappings over
@@ -388,9 +393,7 @@ impl<'a> Startup<'a> {
         };
         let editor = editor.map_err(|_| StartError::Tables)?;
         cpu_entry::build(&editor, area, index).map_err(StartError::CpuEntry)?;
-        descriptors::fill(self.handoff, index).ok_or(StartError::Tables)?;
-        let stack = area.part(index, EntryPart::Stack(EntryStack::Boot));
-        stack.map(top_of).ok_or(StartError::Tables)
+        descriptors::fill(self.handoff, index).ok_or(StartError::Tables)
     }
 
     /// Gives back the startup tables: every CPU that started on them has left them.

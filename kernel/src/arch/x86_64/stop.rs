@@ -20,7 +20,7 @@ use kspace_layout::VirtAddr;
 
 use super::leave::Outcome;
 use super::traps::TrapFrame;
-use super::{apic, clock, explain, leave, per_cpu, shootdown};
+use super::{apic, clock, explain, leave, per_cpu, shootdown, stacks};
 use crate::acpi::MAX_CPUS;
 use crate::{info, log};
 
@@ -186,6 +186,10 @@ impl Place {
 
 impl core::fmt::Display for Place {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let stack = VirtAddr::try_new(self.0).ok().and_then(stacks::owner);
+        if let Some(cpu) = stack {
+            return write!(f, "{:016x}: CPU {cpu}'s stack", self.0);
+        }
         match self.spot() {
             Some(spot) => write!(f, "{:016x}: {spot}", self.0),
             None => write!(f, "{:016x}", self.0),

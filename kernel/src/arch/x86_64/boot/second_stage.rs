@@ -1,4 +1,5 @@
-//! The second stage: Rust at the final address, on the kernel's own tables and the guarded boot stack.
+//! The second stage: Rust at the final address, on the kernel's own tables and the guarded boot stack, until there are areas and so a
+//! stack like every CPU's.
 
 use super::handoff::{self, Handoff};
 use super::present_address;
@@ -6,8 +7,8 @@ use crate::address_space::Plan;
 use crate::arch::x86_64::leave::{self, Outcome};
 use crate::arch::x86_64::memory::Window;
 use crate::arch::x86_64::{
-    clock, descriptors, explain, fixmap, fw_cfg, idt, measure, per_cpu, provoke, smp, startup,
-    stress, test_text_patch,
+    clock, descriptors, explain, fixmap, fw_cfg, idt, measure, per_cpu, provoke, smp, stacks,
+    startup, stress, test_text_patch,
 };
 use crate::memory::{self, Site};
 use crate::memory_report::{self, Sight};
@@ -54,12 +55,29 @@ pub extern "C" fn second_stage() -> ! {
             rate.get() / 1_000_000
         );
     }
-    let Plan {
-        layout, memory_map, ..
-    } = &handoff.plan;
     let ram = bring_up_memory(handoff, memory);
     memory_report::order(ram.zones(), &handoff.topology);
     bring_up_areas(handoff, ram);
+    match stacks::make(0, per_cpu::current().home()) {
+        // SAFETY: made just now for this CPU, and nothing on the present stack is needed any more.
+        Ok(top) => unsafe { stacks::go_on(top, on_stack_area) },
+        Err(error) => {
+            info!("kspace: cannot boot: {error}");
+            leave::leave(Outcome::Failure)
+        }
+    }
+}
+
+/// The rest, when the boot CPU has a stack like every other's.
+extern "C" fn on_stack_area() -> ! {
+    let (Some(handoff), Some(ram)) = (handoff::taken(), memory::get()) else {
+        info!("kspace: the first stage left nothing");
+        leave::leave(Outcome::Failure)
+    };
+    let Plan {
+        layout, memory_map, ..
+    } = &handoff.plan;
+    let memory = *ram.window();
     check_live_tables(handoff, &memory);
     memory::available(ram, memory_map, layout);
     report::layout(layout);
