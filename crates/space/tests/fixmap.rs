@@ -7,8 +7,8 @@ use kspace::fixmap::{FixedPages, SlotError, Slots, build};
 use kspace::platform::{Complaint, Cpu, CpuId, CpuMask, LocalFlush, Tlb, TlbFeatures};
 use kspace::verify::verify;
 use kspace_layout::{
-    AreaKind, AreaState, Fixmap, FixmapSlot, PagingMode, Pfn, PhysAddr, PhysRange, VirtAddr,
-    VirtRange,
+    AreaKind, AreaState, Fixmap, FixmapSlot, PagingMode, Pfn, PhysAddr, PhysRange, SectionKind,
+    VirtAddr, VirtRange,
 };
 use kspace_paging::{Access, CacheType, Limits, LongMode};
 use kspace_sim::{SimFrames, SimMachine};
@@ -121,6 +121,32 @@ fn a_slot_that_is_cleared_is_reached_by_no_cpu() {
         }
         assert_eq!(slots.clear(IO_APIC, sim), Err(SlotError::Empty(IO_APIC)));
     });
+}
+
+#[test]
+fn the_kernels_code_and_constants_are_shown_read_only() {
+    let machine = Machine::new(MODE, Limits::WIDEST.with_phys_bits(40));
+    let frames = machine.frames();
+    let editor = machine.editor(&frames);
+    let image = machine.layout.image().expect("it has one");
+    // SAFETY: nobody else edits the fixmap.
+    let slots = unsafe { Slots::new(&editor, &machine.map) }.expect("there are frames");
+    let slots = slots.with_image(image);
+    for kind in [SectionKind::Text, SectionKind::Rodata] {
+        let start = image.section(kind).expect("it has one").start();
+        let phys = image.virt_to_phys(start).expect("in the image");
+        let refused = slots.set(IO_APIC, phys, READ_WRITE, BACK);
+        assert_eq!(refused, Err(SlotError::ReadOnly(phys)));
+    }
+    let text = image.section(SectionKind::Text).expect("it has one");
+    let phys = image.virt_to_phys(text.start()).expect("in the image");
+    let read = slots.set(FixmapSlot::LocalApic, phys, Access::ReadOnly, BACK);
+    read.expect("reading is harmless");
+    let data = image.section(SectionKind::Data).expect("it has one");
+    let phys = image.virt_to_phys(data.start()).expect("in the image");
+    slots
+        .set(IO_APIC, phys, READ_WRITE, BACK)
+        .expect("data is writable elsewhere too");
 }
 
 #[test]

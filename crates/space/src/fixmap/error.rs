@@ -39,6 +39,8 @@ pub enum SlotError {
     },
     /// Code was to be shown: the fixmap's pages cannot be executed.
     Executable(PhysAddr),
+    /// The kernel's code or constants were to be writable.
+    ReadOnly(PhysAddr),
     /// RAM was to be cached in another way than everywhere else, which makes two views of it differ (Intel SDM vol. 3, section 13.12.4).
     Ram {
         /// Where the RAM is.
@@ -91,6 +93,10 @@ impl fmt::Display for SlotError {
             Self::Executable(phys) => write!(
                 f,
                 "physical {phys} was to be executable; code belongs in area modules"
+            ),
+            Self::ReadOnly(phys) => write!(
+                f,
+                "physical {phys} is the kernel's code or constants, which are writable nowhere; ask for reading, or patch the code"
             ),
             Self::Ram { phys, cache } => write!(
                 f,

@@ -5,7 +5,8 @@ use core::sync::atomic::AtomicU8;
 
 use kspace_frames::MemoryMap;
 use kspace_layout::{
-    FRAME_SIZE, Fixmap, FixmapSlot, PageSize, PhysAddr, PhysRange, VirtAddr, VirtRange,
+    FRAME_SIZE, Fixmap, FixmapSlot, KernelImage, PageSize, PhysAddr, PhysRange, SectionKind,
+    VirtAddr, VirtRange,
 };
 use kspace_paging::{
     Access, CacheType, EditError, Editor, EntryFormat, FrameSource, Invalidation, LeafBits,
@@ -44,6 +45,8 @@ fn tables<'a, F: EntryFormat, M: PhysMemory, S: FrameSource>(
 /// The slots of the x86-64 fixmap. See the [module](super).
 pub struct Slots<'a, F: EntryFormat> {
     map: &'a MemoryMap,
+    /// The kernel's code and constants, which no slot shows writable.
+    read_only: [Option<PhysRange>; 2],
     limits: Limits,
     permanent: LeafTable<'a, F>,
     pub(super) early: LeafTable<'a, F>,
@@ -70,6 +73,7 @@ impl<'a, F: EntryFormat> Slots<'a, F> {
         let [permanent, early] = tables(editor)?;
         Ok(Self {
             map,
+            read_only: [None; 2],
             limits: editor.limits(),
             permanent,
             early,
@@ -77,6 +81,17 @@ impl<'a, F: EntryFormat> Slots<'a, F> {
             early_notes: [const { Note::empty() }; EARLY],
             mapped: AtomicU8::new(0),
         })
+    }
+
+    /// The same slots, of a kernel with this image: its code and constants are shown read-only, or not at all.
+    #[must_use]
+    pub fn with_image(mut self, image: &KernelImage) -> Self {
+        let kinds = [SectionKind::Text, SectionKind::Rodata];
+        self.read_only = kinds.map(|kind| {
+            let section = image.section(kind)?;
+            PhysRange::try_new(image.virt_to_phys(section.start())?, section.size()).ok()
+        });
+        self
     }
 
     /// Makes a permanent slot show the page at `phys`, to the kernel only. Works in any context; nothing has to be flushed, since CPUs
@@ -194,6 +209,12 @@ impl<'a, F: EntryFormat> Slots<'a, F> {
         }
         if access == Access::ReadExecute {
             return Err(SlotError::Executable(phys));
+        }
+        let mut read_only = self.read_only.iter().flatten();
+        if access == Access::ReadWrite
+            && let Some(part) = read_only.find_map(|section| section.intersection(range))
+        {
+            return Err(SlotError::ReadOnly(part.start()));
         }
         let mut frames = (0..pages).map(|page| PhysAddr::new(phys.as_u64() + page * FRAME_SIZE));
         let ram = frames.find(|frame| self.map.is_ram(PhysRange::new(*frame, FRAME_SIZE)));

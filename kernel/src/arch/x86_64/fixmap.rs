@@ -37,6 +37,10 @@ pub fn bring_up(handoff: &'static Handoff, memory: Window) -> Result<(), BringUp
         unsafe { Editor::<PageFormat, _, _>::new(mode, handoff.root, limits, memory, frames)? };
     // SAFETY: there is one root; the first stage has left the fixmap empty.
     let slots = unsafe { Slots::new(&editor, &handoff.plan.memory_map)? };
+    let slots = match handoff.plan.layout.image() {
+        Some(image) => slots.with_image(image),
+        None => slots,
+    };
     let slots = SLOTS.call_once(|| slots);
     if let Some(registers) = handoff.plan.local_apic {
         let (access, cache) = (Access::ReadWrite, CacheType::Uncached);
