@@ -145,6 +145,57 @@ fn many_blocks_come_back_at_once_up_to_the_first_that_is_none() {
 }
 
 #[test]
+fn other_frames_of_a_block_may_be_named_behind_its_first() {
+    with_allocator(|allocator, pin| {
+        let of = allocator.local(pin).expect("a CPU");
+        let orders = [0, 2, 3, 0, 1].map(Order::new);
+        let firsts = orders.map(|order| mapped(allocator, pin, order));
+        let frames = |at: usize, count: u64| {
+            let first = firsts[at].as_u64();
+            (first..first + count).map(Pfn::new)
+        };
+        // All of the second, half of the third; and what lies behind the last is none of its frames.
+        let mut named: Vec<Pfn> = frames(0, 1).chain(frames(1, 4)).collect();
+        named.extend(frames(2, 4).chain(frames(3, 1)).chain(frames(4, 3)));
+        // SAFETY: they came from `into_raw`; what is no block in use is to be refused.
+        let freed = unsafe { of.free_mapped_each(&named) };
+        let all: usize = orders.map(Order::frames).iter().sum();
+        assert_eq!(freed, (named.len() - 1, all));
+        allocator.drain(pin);
+        assert_eq!(allocator.free_frames(), FRAMES);
+    });
+}
+
+#[test]
+fn single_frames_that_a_cpu_keeps_are_taken_at_once() {
+    with_allocator(|allocator, pin| {
+        let of = allocator.local(pin).expect("a CPU");
+        let none: Vec<Pfn> = of.allocate_kept_singles(3, Owner::VMALLOC).collect();
+        assert_eq!(none, []);
+        let kept = [(); 5].map(|()| mapped(allocator, pin, Order::FRAME));
+        allocator.drain(pin);
+        for frame in kept {
+            // SAFETY: it came from `into_raw`, and nothing uses it.
+            unsafe { of.free_mapped(frame) }.expect("it is in use");
+        }
+        let (free, cached) = (allocator.free_frames(), allocator.cached_frames());
+        let few: Vec<Pfn> = of.allocate_kept_singles(2, Owner::VMALLOC).collect();
+        // The last that came is the first to go.
+        assert_eq!(few, [kept[4], kept[3]]);
+        let rest: Vec<Pfn> = of.allocate_kept_singles(9, Owner::VMALLOC).collect();
+        assert_eq!(rest, [kept[2], kept[1], kept[0]]);
+        assert_eq!(allocator.free_frames(), free);
+        assert_eq!((cached, allocator.cached_frames()), (5, 0));
+        // SAFETY: they are mapped blocks, which nothing uses.
+        assert_eq!(unsafe { of.free_mapped_each(&kept) }, (5, 5));
+        // SAFETY: as above; they are free, and refused.
+        assert_eq!(unsafe { of.free_mapped_each(&kept) }, (0, 0));
+        allocator.drain(pin);
+        assert_eq!(allocator.free_frames(), FRAMES);
+    });
+}
+
+#[test]
 fn a_row_of_blocks_of_any_orders_comes_back_at_once() {
     with_allocator(|allocator, pin| {
         let of = allocator.local(pin).expect("a CPU");

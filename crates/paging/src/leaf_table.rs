@@ -229,6 +229,26 @@ impl<'a, F: EntryFormat> LeafTable<'a, F> {
         });
     }
 
+    /// As [`collect`](Self::collect), but tells `each` every frame by itself.
+    ///
+    /// # Panics
+    ///
+    /// When the slots are not all in the table.
+    ///
+    /// # Safety
+    ///
+    /// As for [`collect`](Self::collect).
+    #[inline(always)]
+    pub unsafe fn collect_each(&self, index: usize, count: usize, mut each: impl FnMut(Pfn)) {
+        for slot in self.run(index, count) {
+            let raw = F::Raw::load(slot);
+            if is_parked(raw) {
+                F::Raw::store(slot, 0);
+                each(self.frame(raw ^ F::FORMAT.parked_flip()));
+            }
+        }
+    }
+
     /// As [`collect`](Self::collect) for one slot, whose frame it returns; `None` when it is not parked.
     ///
     /// # Panics

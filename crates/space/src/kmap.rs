@@ -35,6 +35,17 @@ pub unsafe trait FrameWindow {
 
     /// Where `range`, not longer than [`LONGEST`](Self::LONGEST), can be seen; `None` when that is nowhere.
     fn open(&self, range: PhysRange) -> Option<(NonNull<u8>, Self::Opened)>;
+
+    /// Fills bytes with zeros, in the way that is best for whole frames on this machine.
+    ///
+    /// # Safety
+    ///
+    /// The `bytes` bytes from `start` on are in sight, and the caller's alone.
+    #[inline(always)]
+    unsafe fn clear(start: NonNull<u8>, bytes: usize) {
+        // SAFETY: the caller's contract.
+        unsafe { start.write_bytes(0, bytes) };
+    }
 }
 
 /// All RAM, at a fixed distance.
@@ -214,7 +225,7 @@ impl<P: Cpu, W: FrameWindow> Mapped<'_, P, W> {
     #[inline]
     pub fn zero(&mut self) {
         // SAFETY: the window shows so many bytes, and they are the caller's.
-        unsafe { self.start.write_bytes(0, self.size) };
+        unsafe { W::clear(self.start, self.size) };
     }
 
     /// Reads the bytes from `offset` on.

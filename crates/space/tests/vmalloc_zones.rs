@@ -6,12 +6,14 @@ use std::ptr::NonNull;
 use kspace::areas::{Addresses, VmallocInfo};
 use kspace::platform::{Complaint, Cpu, CpuId, CpuMask, Interrupts, LocalFlush, Tlb, TlbFeatures};
 use kspace::shootdown::{Shootdown, Unprobed};
-use kspace::vmalloc::{AreaError, AreaRequest, AreaZones, Arenas, Kernel, Kind, Pinned, Vmalloc};
+use kspace::vmalloc::{
+    AreaError, AreaRequest, AreaZones, Arenas, Kernel, Kind, Pinned, Resized, Vmalloc,
+};
 use kspace_frames::zone::{
     Affinity, Hooks, NodeId, Nodes, Shortage, Zone, ZoneLimits, ZoneSpan, Zones,
 };
 use kspace_frames::{
-    FirmwareEntry, Flags, FrameAllocator, History, MemoryMap, Metadata, MetadataSize, Owner,
+    FirmwareEntry, Flags, FrameAllocator, History, MemoryMap, Metadata, MetadataSize, Order, Owner,
     PinnedCpu,
 };
 use kspace_layout::{PagingMode, Pfn, PhysAddr, PhysRange, VirtAddr, VirtRange};
@@ -260,6 +262,43 @@ fn frames_are_mapped_in_the_books_as_long_as_they_are_and_come_back() {
             assert_eq!(world.areas.totals().lost_blocks, 0);
             assert_eq!(world.free_frames(), before, "round {round}");
         }
+    });
+}
+
+#[test]
+fn blocks_in_small_areas_come_back_whole() {
+    with_world(|world| {
+        let before = world.free_frames();
+        let mut larger = 0;
+        let mut made = Vec::new();
+        for pages in (1..=9).cycle().take(90) {
+            let area = world.areas.allocate(&AreaRequest::new(64 * K4));
+            let start = area.expect("memory").start();
+            // What is left is parts of a row: blocks, where they fit, and not single frames as areas of this size are made of.
+            // SAFETY: the area is the test's, and nobody uses it.
+            let shrunk = unsafe { world.areas.resize(start, &AreaRequest::new(pages * K4)) };
+            let Ok(Resized::InPlace(range)) = shrunk else {
+                panic!("{shrunk:?}");
+            };
+            assert_eq!(range.size(), pages * K4);
+            let frames = world.frames_of(range);
+            larger += frames
+                .iter()
+                .filter(|frame| {
+                    matches!(world.history(**frame), Some(History::InUse { order, .. }) if order > Order::FRAME)
+                })
+                .count();
+            made.push(range);
+        }
+        assert!(larger > 90, "{larger} blocks");
+        for range in made {
+            // SAFETY: as above.
+            unsafe { world.areas.free(range.start()) }.expect("it lives");
+        }
+        let purged = world.areas.purge();
+        assert_eq!(purged.pages, 450);
+        assert_eq!(world.areas.totals().lost_blocks, 0);
+        assert_eq!(world.free_frames(), before);
     });
 }
 

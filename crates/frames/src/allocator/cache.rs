@@ -95,6 +95,16 @@ impl<const N: usize> Stack<N> {
         Some(slot.load(Relaxed))
     }
 
+    /// Takes off up to `most` numbers, the newest first.
+    #[inline(always)]
+    pub(super) fn pop_some(&self, most: usize) -> impl Iterator<Item = usize> {
+        let len = self.len.load(Relaxed);
+        let left = len.saturating_sub(most);
+        self.len.store(left, Relaxed);
+        let taken = self.slots.get(left..len).unwrap_or_default();
+        taken.iter().rev().map(|slot| slot.load(Relaxed))
+    }
+
     #[inline]
     pub(super) fn push(&self, number: usize) -> bool {
         let len = self.len.load(Relaxed);

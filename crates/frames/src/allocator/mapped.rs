@@ -39,9 +39,22 @@ impl Local<'_, '_> {
         Some(self.allocator.pfn(first))
     }
 
+    /// Up to `most` single frames that this CPU keeps, marked as mapped.
+    #[inline(always)]
+    #[must_use = "the frames leak unless they are freed by number, even those that were not looked at"]
+    pub fn allocate_kept_singles(&self, most: usize, owner: Owner) -> impl Iterator<Item = Pfn> {
+        let frames = self.slot.small.pop_some(most).map(FrameId::new);
+        frames.map(move |frame| {
+            if let Some(record) = self.allocator.record(frame) {
+                record.hand_out_mapped(Order::FRAME, owner);
+            }
+            self.allocator.pfn(frame)
+        })
+    }
+
     /// Takes back the mapped blocks that begin at these frames, one after the other, up to the first that cannot be taken back: because it
-    /// has no number here, or its record says that no mapped block begins there, or that it is shared. Returns how many blocks, and how
-    /// many frames they had.
+    /// has no number here, or its record says that no mapped block begins there, or that it is shared. The other frames of a block may
+    /// follow its first, in order. Returns how many of these frames have come back, and how many that are with those that were not named.
     ///
     /// # Safety
     ///
@@ -62,7 +75,7 @@ impl Local<'_, '_> {
             let Some(order) = order else {
                 return (done, frames);
             };
-            done += 1;
+            done += named(&blocks[done..], order);
             frames += order.frames();
         }
     }
@@ -164,4 +177,13 @@ impl Local<'_, '_> {
         }
         self.allocator.count_free(Some(self.slot), frames as isize);
     }
+}
+
+/// How many of a block's frames `frames` begins with.
+fn named(frames: &[Pfn], order: Order) -> usize {
+    let block = frames.iter().take(order.frames());
+    let follow = block.zip(frames[0].as_u64()..);
+    follow
+        .take_while(|(frame, number)| frame.as_u64() == *number)
+        .count()
 }

@@ -75,9 +75,9 @@ impl Want {
 }
 
 impl FrameAllocator<'_> {
-    /// Takes one frame to hand out, and fills a CPU's empty stack of single frames, with a word of bits if it can.
+    /// Takes one frame to hand out, and fills a CPU's empty stack of single frames, with two words of bits if it can.
     pub(super) fn refill_small(&self, pin: &PinnedCpu, slot: &CpuSlot) -> Option<FrameId> {
-        let want = (self.small_limit * 3 / 5).clamp(1, WORD);
+        let want = (self.small_limit * 3 / 5).clamp(1, 2 * WORD);
         let mut got = 0;
         slot.small.put_all(want, |places| {
             let taken = self.search(pin, slot, 0, NEARBY, |tree, kind| {

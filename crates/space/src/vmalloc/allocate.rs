@@ -2,7 +2,6 @@
 
 use core::ops::ControlFlow;
 
-use kspace_frames::Order;
 use kspace_layout::{FRAME_SIZE, Pfn, PhysAddr, VirtAddr, VirtRange};
 use kspace_paging::{FrameSource, LeafTable, Protection};
 
@@ -21,7 +20,7 @@ use crate::ranges;
 /// The largest alignment of an area in a chunk, in pages.
 const SMALL_ALIGN: u64 = CHUNK_PAGES / 2;
 /// Up to so many pages, frames are taken one by one. A run costs the allocator a search, however long it is; a single frame is at hand.
-const FEW: u64 = 8;
+pub(super) const FEW: u64 = 8;
 
 /// A request that was checked, in pages.
 #[derive(Clone, Copy)]
@@ -94,12 +93,14 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         let word = word_of(request, &spot, pages, caller);
         let slot = self.slot_of(chunk, spot.first);
         let (bits, want) = (self.bits(Protection::KERNEL_DATA), want_of(request));
-        for page in 0..pages {
-            let Some(frame) = self.frames().take(&off, Order::FRAME, want) else {
-                self.abandon(&off, chunk, spot.first, word, page);
-                return None;
-            };
-            table.fill(slot + page as usize, 1, frame, bits);
+        let mut at = slot;
+        let filled = self.frames().take_singles(&off, pages, want, |frame| {
+            table.fill(at, 1, frame, bits);
+            at += 1;
+        });
+        if filled < pages {
+            self.abandon(&off, chunk, spot.first, word, filled);
+            return None;
         }
         word.publish(chunk.area(spot.first));
         arena.count_new(pages);
@@ -294,23 +295,17 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         request: &AreaRequest,
     ) -> ControlFlow<u64> {
         let (bits, want) = (self.bits(request.protection), want_of(request));
-        let mut filled = 0;
-        while filled < pages && pages <= FEW {
-            let Some(frame) = self.frames().take(off, Order::FRAME, want) else {
-                return ControlFlow::Break(filled);
-            };
-            table.fill(slot + filled as usize, 1, frame, bits);
-            filled += 1;
-        }
-        if filled < pages {
-            let mut at = slot;
-            filled += self
-                .frames()
-                .take_run(off, pages, want, &mut |first, frames| {
-                    table.fill(at, frames as usize, first, bits);
-                    at += frames as usize;
-                });
-        }
+        let mut at = slot;
+        let mut each = |first, frames: u64| {
+            table.fill(at, frames as usize, first, bits);
+            at += frames as usize;
+        };
+        let filled = if pages <= FEW {
+            let each = |frame| each(frame, 1);
+            self.frames().take_singles(off, pages, want, each)
+        } else {
+            self.frames().take_run(off, pages, want, &mut each)
+        };
         if filled < pages {
             return ControlFlow::Break(filled);
         }

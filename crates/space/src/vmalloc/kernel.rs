@@ -53,6 +53,26 @@ pub unsafe trait AreaFrames: FrameSource {
     /// once.
     fn take(&self, guard: &Self::Guard, order: Order, want: Want) -> Option<Pfn>;
 
+    /// Up to `frames` single frames, from anywhere, as [`take`](Self::take) gives them: `each` is told each one. Returns how many there were:
+    /// fewer when there are no more.
+    #[inline(always)]
+    fn take_singles(
+        &self,
+        guard: &Self::Guard,
+        frames: u64,
+        want: Want,
+        mut each: impl FnMut(Pfn),
+    ) -> u64 {
+        let mut taken = 0;
+        while taken < frames
+            && let Some(frame) = self.take(guard, Order::FRAME, want)
+        {
+            each(frame);
+            taken += 1;
+        }
+        taken
+    }
+
     /// Takes back the block that begins at `first`, whose order is in the books on frames; returns that order. `None` when the books say
     /// that no such block is in use: then it stays lost.
     ///
@@ -119,21 +139,31 @@ pub unsafe trait AreaFrames: FrameSource {
         false
     }
 
-    /// Takes back single frames, or whole blocks by their first frames, that lie anywhere. Returns how many frames were given back, and how
-    /// many of the blocks stay lost.
+    /// Takes back single frames, or whole blocks by their first frames, that lie anywhere; the other frames of a block may follow its first, in
+    /// order. Returns how many frames were given back, and how many of those named stay lost.
     ///
     /// # Safety
     ///
     /// As for [`give`](Self::give), for every block.
     unsafe fn give_many(&self, guard: &Self::Guard, blocks: &[Pfn]) -> (u64, u64) {
-        let (mut given, mut lost) = (0, 0);
-        for first in blocks {
+        let (mut rest, mut given, mut lost) = (blocks, 0, 0);
+        while let Some(first) = rest.first() {
             // SAFETY: the caller's contract.
-            match unsafe { self.give(guard, *first) } {
+            let order = unsafe { self.give(guard, *first) };
+            match order {
                 Some(order) => given += order.frames() as u64,
                 None => lost += 1,
             }
+            rest = behind(rest, order.unwrap_or(Order::FRAME));
         }
         (given, lost)
     }
+}
+
+/// What comes behind the block that `frames`, which are not empty, begin with, as [`AreaFrames::give_many`] is told blocks.
+pub(super) fn behind(frames: &[Pfn], order: Order) -> &[Pfn] {
+    let block = frames.iter().take(order.frames());
+    let named = block.zip(frames[0].as_u64()..);
+    let named = named.take_while(|(frame, number)| frame.as_u64() == *number);
+    &frames[named.count()..]
 }

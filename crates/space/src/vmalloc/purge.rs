@@ -15,6 +15,7 @@ use kspace_frames::zone::Shortage;
 use kspace_layout::{FRAME_SIZE, PageSize, Pfn, VirtRange};
 use kspace_paging::{Invalidation, Stale};
 
+use super::allocate::FEW;
 use super::chunk::{Chunk, SLOTS};
 use super::lazy::take_lazy;
 use super::pages::Pages;
@@ -264,16 +265,28 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         let word = AreaWord::load(chunk.area(2 * slot));
         let (first, count) = (word.first(slot), word.pages());
         let owned = Kind::raw_owns_frames(word.kind());
-        let at = self.slot_of(chunk, first);
-        let each = |frame: Pfn, frames: usize| {
-            if owned && frames > 1 {
-                purged.frames += self.give_frames(off, frame, frames as u64);
-            } else if owned && singles.is_full_with(frame) {
+        let (table, at) = (self.leaf_table(chunk), self.slot_of(chunk, first));
+        if owned && count <= FEW {
+            // Mostly taken one by one. Those of a block stay together, and room for one more remains.
+            if singles.room() <= count {
                 purged.frames += self.give_singles(off, singles);
             }
-        };
-        // SAFETY: as in `release_chunk`.
-        unsafe { self.leaf_table(chunk).collect(at, count as usize, each) };
+            let each = |frame| {
+                singles.is_full_with(frame);
+            };
+            // SAFETY: as in `release_chunk`.
+            unsafe { table.collect_each(at, count as usize, each) };
+        } else {
+            let each = |frame: Pfn, frames: usize| {
+                if owned && frames > 1 {
+                    purged.frames += self.give_frames(off, frame, frames as u64);
+                } else if owned && singles.is_full_with(frame) {
+                    purged.frames += self.give_singles(off, singles);
+                }
+            };
+            // SAFETY: as in `release_chunk`.
+            unsafe { table.collect(at, count as usize, each) };
+        }
         purged.pages += count - 1;
         pages.add(first - word.lead(), first + count + 1);
         word.release(chunk.area(first));
@@ -315,6 +328,11 @@ impl Singles {
         frames: [Pfn::new(0); Self::ROOM],
         count: 0,
     };
+
+    /// For how many more there is room.
+    const fn room(&self) -> u64 {
+        (Self::ROOM - self.count) as u64
+    }
 
     /// Adds one more, for which there is room. Whether it was the last.
     #[inline(always)]

@@ -6,12 +6,13 @@ use kspace_frames::zone::{
     Fallback, Hooks, NodeId, Nodes, Request, Shortage, Zone, ZoneKind, Zones,
 };
 use kspace_frames::{
-    Block, Constraint, Flags, FrameAllocator, History, LONGEST_ROW, MappedBlock, Order, Owner,
-    PinnedCpu,
+    Block, Constraint, Flags, FrameAllocator, History, LONGEST_ROW, Local, MappedBlock, Order,
+    Owner, PinnedCpu,
 };
 use kspace_layout::{Pfn, PhysAddr};
 use kspace_paging::FrameSource;
 
+use super::kernel::behind;
 use super::{AreaFrames, Want};
 use crate::platform::Interrupts;
 
@@ -96,15 +97,21 @@ impl<P: Interrupts<Off: Pinned>, H: Hooks> AreaZones<'_, P, H> {
         }
     }
 
-    /// A block that this CPU keeps, of the zone that is asked first. It counts as used already, so no mark is asked
+    /// This CPU's way to the zone that is asked first. What it keeps of that counts as used already, so no mark is asked
     /// ([`Zones::allocate`] says why).
     #[inline(always)]
-    fn take_kept(&self, guard: &P::Off, home: NodeId, order: Order, want: Want) -> Option<Pfn> {
+    fn nearest<'a>(&'a self, guard: &'a P::Off, home: NodeId, want: Want) -> Option<Local<'a, 'a>> {
         let zone = self.zones.first(home, ZoneKind::Normal)?;
         if want.strict && zone.node() != home {
             return None;
         }
-        let local = zone.frames().local(guard.pin()).ok()?;
+        zone.frames().local(guard.pin()).ok()
+    }
+
+    /// A block that this CPU keeps.
+    #[inline(always)]
+    fn take_kept(&self, guard: &P::Off, home: NodeId, order: Order, want: Want) -> Option<Pfn> {
+        let local = self.nearest(guard, home, want)?;
         let first = local.allocate_kept_mapped(order, want.owner)?.pfn();
         if want.zeroed {
             self.hooks.zero(first, order.frames() as u64);
@@ -190,6 +197,45 @@ unsafe impl<P: Interrupts<Off: Pinned>, H: Hooks> AreaFrames for AreaZones<'_, P
             Some(first) => Some(first),
             None => self.take_any(guard, home, order, want),
         }
+    }
+
+    #[inline(always)]
+    fn take_singles(
+        &self,
+        guard: &P::Off,
+        frames: u64,
+        want: Want,
+        mut each: impl FnMut(Pfn),
+    ) -> u64 {
+        if frames == 1 {
+            // Most often, and known when it is compiled.
+            return self.take(guard, Order::FRAME, want).map_or(0, |frame| {
+                each(frame);
+                1
+            });
+        }
+        let home = want.node.unwrap_or_else(|| guard.home());
+        let mut taken = 0;
+        while taken < frames {
+            if let Some(local) = self.nearest(guard, home, want) {
+                let kept = local.allocate_kept_singles((frames - taken) as usize, want.owner);
+                for frame in kept {
+                    if want.zeroed {
+                        self.hooks.zero(frame, 1);
+                    }
+                    each(frame);
+                    taken += 1;
+                }
+            }
+            if taken < frames {
+                let Some(frame) = self.take_any(guard, home, Order::FRAME, want) else {
+                    break;
+                };
+                each(frame);
+                taken += 1;
+            }
+        }
+        taken
     }
 
     #[inline]
@@ -298,7 +344,7 @@ unsafe impl<P: Interrupts<Off: Pinned>, H: Hooks> AreaFrames for AreaZones<'_, P
 
     unsafe fn give_many(&self, guard: &P::Off, blocks: &[Pfn]) -> (u64, u64) {
         let (mut rest, mut given, mut lost) = (blocks, 0, 0);
-        while let Some((first, others)) = rest.split_first() {
+        while let Some(first) = rest.first() {
             let sole = self.zones.sole(guard.home(), *first).map(Zone::frames);
             if let Some(local) = sole.and_then(|allocator| allocator.local(guard.pin()).ok()) {
                 // SAFETY: the caller's contract, as in `give`; all frames that have a number there are of this zone.
@@ -311,11 +357,12 @@ unsafe impl<P: Interrupts<Off: Pinned>, H: Hooks> AreaFrames for AreaZones<'_, P
             }
             // Of no zone alone, or refused.
             // SAFETY: the caller's contract.
-            match unsafe { self.give(guard, *first) } {
+            let order = unsafe { self.give(guard, *first) };
+            match order {
                 Some(order) => given += order.frames() as u64,
                 None => lost += 1,
             }
-            rest = others;
+            rest = behind(rest, order.unwrap_or(Order::FRAME));
         }
         (given, lost)
     }

@@ -3,6 +3,7 @@
 //! Before the kernel's own tables stand, the early tables map the first 4 GiB to themselves: the distance is zero. Afterwards
 //! it is the base of the direct map, and every byte of RAM is in reach. A [`Window`] is one of the two.
 
+use core::arch::asm;
 use core::ptr::NonNull;
 
 use kspace::kmap::{FrameWindow, Kmap};
@@ -94,6 +95,25 @@ unsafe impl FrameWindow for Window {
     fn open(&self, range: PhysRange) -> Option<(NonNull<u8>, ())> {
         let pointer = self.pointer(range.start(), range.size())?;
         Some((NonNull::new(pointer)?, ()))
+    }
+
+    #[inline(always)]
+    unsafe fn clear(start: NonNull<u8>, bytes: usize) {
+        if !bytes.is_multiple_of(size_of::<u64>()) {
+            // SAFETY: the caller's contract.
+            return unsafe { start.write_bytes(0, bytes) };
+        }
+        // In line: a call, and its care for odd bytes, cost as much as an allocation does.
+        // SAFETY: the caller's contract; whole words, upwards, as the direction flag says in all code.
+        unsafe {
+            asm!(
+                "rep stosq",
+                inout("rcx") bytes / size_of::<u64>() => _,
+                inout("rdi") start.as_ptr() => _,
+                in("rax") 0_u64,
+                options(nostack, preserves_flags)
+            );
+        }
     }
 }
 
