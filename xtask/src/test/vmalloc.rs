@@ -96,6 +96,18 @@ pub(super) const AREAS: &[BootCase] = &[
         ..BootCase::USUAL
     },
     BootCase {
+        // Freed pages that wait for others' purges must not become all there are.
+        name: "vmalloc, a soak where memory is short",
+        cpus: 4,
+        mem_mib: 64,
+        append: "soak-vmalloc=20000 min_free_kbytes=20000",
+        says: &[
+            "soak-vmalloc: 0 wrong numbers, 0 refused; frames, tables and addresses are as before",
+            "kspace: done",
+        ],
+        ..BootCase::USUAL
+    },
+    BootCase {
         name: "vmalloc, a soak that flushes at every free",
         cpus: 2,
         append: "soak-vmalloc=4000 vmalloc-quarantine=0 no5lvl",

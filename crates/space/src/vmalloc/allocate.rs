@@ -38,6 +38,14 @@ pub(super) enum Shortage {
 }
 
 impl Shortage {
+    /// Pages that had got their frames.
+    pub(super) const fn filled(&self) -> u64 {
+        match *self {
+            Self::Frames { filled } => filled,
+            _ => 0,
+        }
+    }
+
     /// The same, when so many pages were there before.
     pub(super) const fn after(self, pages: u64) -> Self {
         match self {
@@ -236,13 +244,8 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         caller: Caller,
         fill: &impl Fn(&Off<K>, LeafTable<'a, K::Format>, usize) -> ControlFlow<u64>,
     ) -> Result<VirtRange, AreaError> {
-        self.purge();
-        let made = self.try_make(request, checked, caller, fill);
-        made.map_err(|shortage| {
-            // What it had got is needed elsewhere.
-            self.purge();
-            self.explain(checked, &shortage)
-        })
+        self.after_purges(|| self.try_make(request, checked, caller, fill))
+            .map_err(|shortage| self.explain(checked, &shortage))
     }
 
     /// What is said about a shortage that a purge has not ended.

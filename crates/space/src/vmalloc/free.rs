@@ -146,7 +146,15 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             }
             return;
         }
-        if before.wrapping_add(pages) as i64 >= self.bound as i64 && !self.platform().is_atomic() {
+        let waiting = before.wrapping_add(pages) as i64;
+        if waiting < self.bound as i64 || self.platform().is_atomic() {
+            return;
+        }
+        // What a purge under way gives back is still counted. When as much again waits, whoever frees more waits, too: else the freed frames
+        // of many CPUs could become all there are.
+        if waiting >= 2 * self.bound as i64 {
+            self.purge_surplus();
+        } else {
             self.purge_if_nobody_does();
         }
     }

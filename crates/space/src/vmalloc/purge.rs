@@ -11,11 +11,11 @@
 
 use core::sync::atomic::Ordering;
 
-use kspace_frames::zone::Shortage;
+use kspace_frames::zone;
 use kspace_layout::{FRAME_SIZE, PageSize, Pfn, VirtRange};
 use kspace_paging::{Invalidation, Stale};
 
-use super::allocate::FEW;
+use super::allocate::{FEW, Shortage};
 use super::chunk::{Chunk, SLOTS};
 use super::lazy::take_lazy;
 use super::pages::Pages;
@@ -25,6 +25,11 @@ use super::state::{Off, Vmalloc};
 use super::{AreaFrames, Kernel, Kind};
 use crate::platform::{Cpu, Tlb};
 use crate::shootdown::PAGE_LIMIT;
+
+/// How often at most something is tried after a purge.
+const TRIES: u32 = 16;
+/// Frames of tables and books that an attempt may leave to the purge besides its pages.
+const OVERHEAD: u64 = 8;
 
 /// What a purge has given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,7 +78,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
 
     /// As [`purge`](Self::purge), for the zones when memory is short
     /// ([`Hooks::reclaim`](kspace_frames::zone::Hooks::reclaim)): returns how many frames were freed.
-    pub fn reclaim(&self, shortage: &Shortage) -> u64 {
+    pub fn reclaim(&self, shortage: &zone::Shortage) -> u64 {
         if shortage.may_wait && !self.purging.load(Ordering::Relaxed) {
             self.purge().frames
         } else {
@@ -99,6 +104,31 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
         }
         self.purge_all(Trim::Surplus);
         self.purging.store(false, Ordering::Release);
+    }
+
+    /// What `attempt` comes to after a purge. It is tried again as long as purges give back more than the attempt itself had got: on other
+    /// CPUs areas are made and freed all the while, and what they gave back may be with them before it is here.
+    pub(super) fn after_purges<T>(
+        &self,
+        attempt: impl Fn() -> Result<T, Shortage>,
+    ) -> Result<T, Shortage> {
+        self.purge();
+        let mut tries = 0;
+        loop {
+            let shortage = match attempt() {
+                Ok(made) => return Ok(made),
+                Err(shortage) => shortage,
+            };
+            tries += 1;
+            let before = self.purges.load(Ordering::Relaxed);
+            // Even if it was the last attempt: what it had got is needed elsewhere.
+            let purged = self.purge();
+            let by_others = self.purges.load(Ordering::Relaxed).wrapping_sub(before) > 1;
+            let gained = by_others || purged.frames > shortage.filled() + OVERHEAD;
+            if tries == TRIES || !gained {
+                return Err(shortage);
+            }
+        }
     }
 
     /// One turn of waiting. The purger waits for this CPU, so it serves.

@@ -186,10 +186,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
             None if checked.pages > info.pages => self.grow_small(info, request, checked),
             None => self.shrink_small(info, checked),
         };
-        let resized = resize().or_else(|_| {
-            self.purge();
-            resize()
-        });
+        let resized = resize().or_else(|_| self.after_purges(resize));
         resized.map_err(|shortage| ResizeError::Area(self.explain(checked, &shortage)))
     }
 

@@ -39,8 +39,9 @@ impl Debug {
 }
 
 impl Settings {
-    /// A purge is due when `bound` freed pages wait for one; see [`quarantine_bound`](crate::shootdown::quarantine_bound). With 0 every free
-    /// purges, unless another CPU does already.
+    /// A purge is due when `bound` freed pages wait for one; see [`quarantine_bound`](crate::shootdown::quarantine_bound). Who frees while
+    /// twice as many wait, outside atomic context, waits for the purge under way and purges. With 0 nearly every free purges;
+    /// [`Debug::flush`] is without exception.
     #[must_use]
     pub const fn new(bound: u64) -> Self {
         Self {

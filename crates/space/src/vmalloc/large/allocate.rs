@@ -71,8 +71,7 @@ impl<'a, K: Kernel, const CPUS: usize> Vmalloc<'a, K, CPUS> {
     ) -> Result<VirtRange, AreaError> {
         let first = self.try_large(request, checked, caller, source);
         first.or_else(|_| {
-            self.purge();
-            self.try_large(request, checked, caller, source)
+            self.after_purges(|| self.try_large(request, checked, caller, source))
                 .map_err(|shortage| self.explain(checked, &shortage))
         })
     }

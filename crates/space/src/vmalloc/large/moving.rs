@@ -33,8 +33,7 @@ impl<K: Kernel, const CPUS: usize> Vmalloc<'_, K, CPUS> {
     ) -> Result<VirtRange, AreaError> {
         let first = self.try_move(info, request, checked, caller);
         first.or_else(|_| {
-            self.purge();
-            self.try_move(info, request, checked, caller)
+            self.after_purges(|| self.try_move(info, request, checked, caller))
                 .map_err(|shortage| self.explain(checked, &shortage))
         })
     }
