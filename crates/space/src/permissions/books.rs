@@ -91,7 +91,8 @@ pub(super) struct Record {
     pub(super) hidden: bool,
     /// Its memory type was changed through an area.
     pub(super) by_area: bool,
-    /// In how many areas that somebody has made executable the frame is.
+    /// In how many areas that somebody has made executable the frame is. What has come to the maximum stays there, so that the frame is not
+    /// made writable too early.
     pub(super) code: u8,
     pub(super) by: Caller,
 }
@@ -128,6 +129,13 @@ impl Record {
         (!as_before).then_some([word, 0])
     }
 
+    /// The frame is no code any more in one area.
+    pub(super) const fn uncount_code(&mut self) {
+        if self.code != u8::MAX {
+            self.code = self.code.saturating_sub(1);
+        }
+    }
+
     /// What becomes of the page in a change.
     fn after(mut self, phases: &[Phase], role: Role, by: Caller) -> Self {
         let by_area = matches!(role, Role::Other { area: true, .. });
@@ -162,7 +170,7 @@ impl Record {
             if makes_code && !executable {
                 self.code = self.code.saturating_add(1);
             } else if unmakes_code && executable {
-                self.code = self.code.saturating_sub(1);
+                self.uncount_code();
             }
         }
         self.by = by;

@@ -56,7 +56,7 @@ impl<'a, K: Kernel, const CPUS: usize> Permissions<'_, 'a, K, CPUS> {
                 if writable(&record).is_some() {
                     record.now = Access::ReadWrite;
                 }
-                record.code = record.code.saturating_sub(1);
+                record.uncount_code();
                 self.with_books(|books| books.write(segment.range, &record));
                 Ok(())
             })?;

@@ -139,7 +139,7 @@ where
             }
             self.each_segment(spot.range, &mut |segment| {
                 let mut record = segment.record;
-                record.code = record.code.saturating_sub(1);
+                record.uncount_code();
                 self.with_books(|books| books.write(segment.range, &record));
                 Ok(())
             })

@@ -224,3 +224,29 @@ fn what_was_freed_lately_is_flushed_before_code() {
         });
     }
 }
+
+/// The books count in how many areas a frame is code, up to 255.
+#[test]
+fn a_frame_that_is_code_in_more_places_than_are_counted_stays_read_only() {
+    with_kernel(Setup::new(), |machine| {
+        let frame = machine.page(machine.area.start()).frame;
+        machine.set(machine.area, Change::ReadOnly).expect("frames");
+        let code: Vec<VirtRange> = (0..257)
+            .map(|_| {
+                let code = mapped(machine, &[frame], Protection::KERNEL_RODATA);
+                machine.set(code, Change::Executable).expect("frames");
+                code
+            })
+            .collect();
+        let (last, others) = code.split_last().expect("some");
+        for code in others {
+            machine.restore(*code).expect("frames");
+        }
+        assert_eq!(machine.page(last.start()).access, Access::ReadExecute);
+        let direct = machine.direct(frame.start().as_u64(), 1);
+        assert_eq!(machine.page(direct.start()).access, Access::ReadOnly);
+        machine
+            .set(direct, Change::Writable)
+            .expect_err("it is code in the last area");
+    });
+}
