@@ -13,7 +13,7 @@ mod trial;
 
 use kspace::cache_types::{CacheTypes, TypeError};
 use kspace::permissions::{Changed, Permissions};
-use kspace_layout::{FRAME_SIZE, PhysRange, VirtAddr};
+use kspace_layout::{FRAME_SIZE, PhysAddr, PhysRange, VirtAddr};
 use kspace_paging::CacheType;
 use spin::Once;
 
@@ -47,10 +47,8 @@ pub unsafe fn bring_up(plan: &'static Plan, areas: &'static Areas) -> Result<(),
     let shootdown = areas.shootdown();
     let types =
         TYPES.call_once(|| CacheTypes::new(shootdown.platform(), tables.memory(), tables.frames()));
-    if let Some(registers) = plan.local_apic
-        && let Ok(page) = PhysRange::try_new(registers.align_down(FRAME_SIZE), FRAME_SIZE)
-    {
-        types.add_mapping(page, CacheType::Uncached)?;
+    if let Some(registers) = plan.local_apic {
+        write_down(types, registers)?;
     }
     let list = LIST.call_once(|| [areas]);
     PERMISSIONS.call_once(|| {
@@ -58,6 +56,25 @@ pub unsafe fn bring_up(plan: &'static Plan, areas: &'static Areas) -> Result<(),
         unsafe { Permissions::new(*tables, shootdown, &plan.layout, types, list) }
     });
     Ok(())
+}
+
+/// Writes down that the page of a device's registers is mapped uncached in a slot of the fixmap, for good.
+///
+/// # Errors
+///
+/// [`TypeError`], when it is mapped with another memory type already, or there is no room for it in the books.
+pub fn uncached_slot(registers: PhysAddr) -> Result<(), TypeError> {
+    TYPES
+        .get()
+        .map_or(Ok(()), |types| write_down(types, registers))
+}
+
+fn write_down(types: &Types, registers: PhysAddr) -> Result<(), TypeError> {
+    match PhysRange::try_new(registers.align_down(FRAME_SIZE), FRAME_SIZE) {
+        Ok(page) => types.add_mapping(page, CacheType::Uncached),
+        // A page that does not exist is in no slot either.
+        Err(_) => Ok(()),
+    }
 }
 
 /// Whoever changes pages, once that was [brought up](bring_up).

@@ -22,6 +22,7 @@ pub(super) const PERMISSIONS: &[BootCase] = &[
             "verify: ",
             "memtype:",
             "PAT memtype list:",
+            "PAT: [mem 0x00000000fec00000-0x00000000fec01000] uncached",
             "PAT: [mem 0x00000000fee00000-0x00000000fee01000] uncached",
             "kspace: done",
         ],

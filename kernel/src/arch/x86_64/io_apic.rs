@@ -4,12 +4,14 @@
 //! Each shows two registers in a page of its own, a slot of the fixmap: the number of an inner register is written to one, its value
 //! read or written in the other (Intel 82093AA datasheet, section 3.1).
 
+use kspace::fixmap::SlotError;
 use kspace_layout::{FixmapSlot, PhysAddr, VirtAddr};
 use kspace_paging::{Access, CacheType};
 
 use super::fixmap;
 use crate::acpi::{IoApic, Processors};
 use crate::info;
+use crate::permissions;
 
 /// Offsets in the page.
 const SELECT: u64 = 0x00;
@@ -26,6 +28,9 @@ pub fn mask_all(processors: &Processors) {
     for (index, io_apic) in (0..).zip(processors.io_apics()) {
         match open(index, io_apic) {
             Ok(registers) => {
+                if let Err(error) = permissions::uncached_slot(registers.phys) {
+                    info!("IOAPIC[{index}]: {error}");
+                }
                 let version = registers.read(VERSION);
                 let last = version >> 16 & 0xff;
                 for input in 0..=last {
@@ -52,21 +57,24 @@ pub fn mask_all(processors: &Processors) {
     }
 }
 
-fn open(index: u8, io_apic: &IoApic) -> Result<Registers, kspace::fixmap::SlotError> {
+fn open(index: u8, io_apic: &IoApic) -> Result<Registers, SlotError> {
     let slot = FixmapSlot::IoApic(index);
     let registers = PhysAddr::new(u64::from(io_apic.registers));
-    let slots = fixmap::slots().ok_or(kspace::fixmap::SlotError::NoSuchSlot(slot))?;
+    let slots = fixmap::slots().ok_or(SlotError::NoSuchSlot(slot))?;
     let (access, cache) = (Access::ReadWrite, CacheType::Uncached);
     let page = registers.align_down(kspace_layout::FRAME_SIZE);
     let shown = slots.set(slot, page, access, cache)?;
     let offset = registers.as_u64() - page.as_u64();
     Ok(Registers {
+        phys: page,
         at: VirtAddr::new(shown.as_u64() + offset),
     })
 }
 
 /// One I/O APIC's registers. Only the boot CPU uses them, before there are others.
 struct Registers {
+    /// Their page.
+    phys: PhysAddr,
     at: VirtAddr,
 }
 
