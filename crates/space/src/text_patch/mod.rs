@@ -35,7 +35,12 @@
 //!
 //! A CPU that runs into the breakpoint must go on. The kernel's handler asks [`Patcher::breakpoint`], which answers what the new instruction
 //! does (if it is a no-operation, a jump or a call; else what the old one does, if that is): where to go on, and for a call, what to push. The handler waits for
-//! nothing, so code that runs with interrupts off, or in an NMI, may be changed as well.
+//! nothing, so code that runs with interrupts off may be changed as well.
+//!
+//! *Not so code on the way of a breakpoint or an NMI.* A handler of the breakpoint that ran into one would never get to the end. And the
+//! handler's `IRET` lets the next NMI in, even while one is handled (Intel SDM vol. 3, section 7.7.1): it would begin on the
+//! same stack, over what the first has there, unless the kernel's entry for NMIs is made for that. So what the breakpoint's handler executes,
+//! and what NMI handlers execute, must not be changed.
 //!
 //! *No handler is late.* It runs with interrupts off, so its CPU takes part in no step before it has returned. When the third step is
 //! complete, no CPU is in a handler for this breakpoint, and none will run into it again. Only then the next edit is published.

@@ -97,8 +97,9 @@ where
     ///
     /// # Safety
     ///
-    /// Of each edit: `old` is one whole instruction, and nothing jumps into it; to execute `new` in its place is sound; and nobody
-    /// unmaps, frees or otherwise changes the code meanwhile.
+    /// Of each edit: `old` is one whole instruction, and nothing jumps into it; to execute `new` in its place is sound; neither the
+    /// handler of the breakpoint nor a handler of NMIs executes it (see the [module](super)); and nobody unmaps, frees or otherwise changes
+    /// the code meanwhile.
     pub unsafe fn patch(&self, edits: &[Edit<'_>]) -> Result<(), PatchError> {
         check_order(edits)?;
         if self.shootdown.platform().is_atomic() {

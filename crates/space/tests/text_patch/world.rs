@@ -54,6 +54,8 @@ pub struct Text<'r> {
 
 /// For each CPU, and each byte of the instruction, what the CPU may believe that it is.
 pub struct Fetched {
+    /// Where the instruction is; `None`: there is none now.
+    site: Cell<Option<VirtAddr>>,
     cpus: RefCell<Vec<[BTreeSet<u8>; 5]>>,
     serialized: Vec<Cell<u32>>,
 }
@@ -61,8 +63,17 @@ pub struct Fetched {
 impl Fetched {
     pub fn new(cpus: usize, now: [u8; 5]) -> Self {
         Self {
+            site: Cell::new(Some(SITE)),
             cpus: RefCell::new(vec![now.map(|byte| BTreeSet::from([byte])); cpus]),
             serialized: vec![Cell::new(0); cpus],
+        }
+    }
+
+    /// From here on the instruction is at `site`, and every CPU has fetched `now`; or there is none.
+    pub fn move_to(&self, site: Option<VirtAddr>, now: [u8; 5]) {
+        self.site.set(site);
+        for cpu in self.cpus.borrow_mut().iter_mut() {
+            *cpu = now.map(|byte| BTreeSet::from([byte]));
         }
     }
 }
@@ -86,20 +97,27 @@ impl<'r> Text<'r> {
         }
     }
 
-    fn phys(&self, at: VirtAddr) -> PhysAddr {
+    pub fn phys(&self, at: VirtAddr) -> PhysAddr {
         self.machine.walker().translate(at).expect("it is mapped")
+    }
+
+    fn site(&self) -> VirtAddr {
+        self.fetched.site.get().expect("there is an instruction")
     }
 
     /// The CPU that runs has only what is in memory now.
     fn fetch_anew(&self) {
+        let Some(site) = self.fetched.site.get() else {
+            return;
+        };
         let now = [0, 1, 2, 3, 4].map(|offset| {
-            let at = SITE.checked_add(offset).expect("in it");
+            let at = site.checked_add(offset).expect("in it");
             BTreeSet::from([self.byte(self.phys(at))])
         });
         self.fetched.cpus.borrow_mut()[self.schedule.running()] = now;
     }
 
-    fn byte(&self, at: PhysAddr) -> u8 {
+    pub fn byte(&self, at: PhysAddr) -> u8 {
         let word = &self.memory.words(at.pfn())[at.as_u64() as usize % 4096 / 8];
         (word.load(std::sync::atomic::Ordering::Relaxed) >> (8 * (at.as_u64() % 8))) as u8
     }
@@ -110,8 +128,11 @@ impl<'r> Text<'r> {
         let before = word.load(std::sync::atomic::Ordering::Relaxed);
         let after = before & !(0xff << shift) | u64::from(value) << shift;
         word.store(after, std::sync::atomic::Ordering::Relaxed);
+        let Some(site) = self.fetched.site.get() else {
+            return;
+        };
         for (index, offset) in (0..5_u64).enumerate() {
-            if self.phys(SITE.checked_add(offset).expect("in it")) == at {
+            if self.phys(site.checked_add(offset).expect("in it")) == at {
                 for cpu in self.fetched.cpus.borrow_mut().iter_mut() {
                     cpu[index].insert(value);
                 }
@@ -122,7 +143,7 @@ impl<'r> Text<'r> {
     /// Lets the CPU that runs come by the instruction: whatever it may have fetched must be one of `right`, or a breakpoint that leads
     /// where one of them does.
     pub fn execute<const N: usize>(&self, patcher: &TextPatcher<'r, N>, right: &[[u8; 5]]) {
-        let cpu = self.schedule.running();
+        let (cpu, site) = (self.schedule.running(), self.site());
         let bytes = self.fetched.cpus.borrow()[cpu].clone();
         let mut mixtures = vec![[0; 5]];
         for (index, choice) in bytes.iter().enumerate() {
@@ -141,11 +162,11 @@ impl<'r> Text<'r> {
         }
         for mixture in mixtures {
             if mixture[0] == BREAKPOINT {
-                let resume = patcher.breakpoint(SITE);
+                let resume = patcher.breakpoint(site);
                 let resume =
-                    resume.unwrap_or_else(|| panic!("a breakpoint that nobody knows of at {SITE}"));
+                    resume.unwrap_or_else(|| panic!("a breakpoint that nobody knows of at {site}"));
                 assert!(
-                    right.iter().any(|bytes| resume == meaning(*bytes)),
+                    right.iter().any(|bytes| resume == meaning(site, *bytes)),
                     "{resume:?} is not what {right:02x?} do"
                 );
             } else {
@@ -159,8 +180,8 @@ impl<'r> Text<'r> {
 }
 
 /// What the instructions of these tests do, worked out by hand.
-fn meaning(bytes: [u8; 5]) -> Resume {
-    let behind = VirtAddr::new(SITE.as_u64() + 5);
+fn meaning(site: VirtAddr, bytes: [u8; 5]) -> Resume {
+    let behind = VirtAddr::new(site.as_u64() + 5);
     let distance = i32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
     let target = VirtAddr::new(behind.as_u64().wrapping_add_signed(distance.into()));
     match bytes[0] {
@@ -306,8 +327,13 @@ pub fn kernel<'r>(memory: &'r SimMemory, frames: &'r SimFrames<'r>) -> Kernel<'r
 
 /// The instructions that the site has, one after the other.
 pub fn states() -> [[u8; 5]; 3] {
-    let one = call(SITE, CODE.start()).expect("near");
-    let two = jump(SITE, VirtAddr::new(CODE.start().as_u64() + 0x1800)).expect("near");
+    states_at(SITE, CODE.start())
+}
+
+/// The same for a site in the two pages of code at `code`.
+pub fn states_at(site: VirtAddr, code: VirtAddr) -> [[u8; 5]; 3] {
+    let one = call(site, code).expect("near");
+    let two = jump(site, VirtAddr::new(code.as_u64() + 0x1800)).expect("near");
     [NOP_5, one, two]
 }
 
@@ -419,7 +445,7 @@ pub fn run(
 }
 
 /// What each CPU has of the instruction, if there is no doubt.
-fn fetched_only(text: &Text<'_>) -> Vec<Option<[u8; 5]>> {
+pub fn fetched_only(text: &Text<'_>) -> Vec<Option<[u8; 5]>> {
     let cpus = text.fetched.cpus.borrow();
     let only = |bytes: &[BTreeSet<u8>; 5]| {
         let sure = bytes.iter().all(|choice| choice.len() == 1);
