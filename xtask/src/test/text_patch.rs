@@ -9,9 +9,10 @@ pub(super) const TEXT_PATCHES: &[BootCase] = &[
         cpus: 4,
         append: "test-text-patch=25",
         says: &[
-            "test-text-patch: 25 changes of 2 instructions in ",
+            "test-text-patch: 25 changes of 3 instructions in ",
             ": 0 wrong answers, 0 changes refused",
             "test-text-patch: the alias is gone, and nothing is writable and executable: true",
+            "test-text-patch: the area of the third instruction is freed, and nothing is mapped there: true",
             "verify: ",
             "kspace: done",
         ],
@@ -22,7 +23,7 @@ pub(super) const TEXT_PATCHES: &[BootCase] = &[
         name: "text patch, one CPU, 4-level",
         append: "test-text-patch=3000 no5lvl",
         says: &[
-            "test-text-patch: 3000 changes of 2 instructions in ",
+            "test-text-patch: 3000 changes of 3 instructions in ",
             ": 0 wrong answers, 0 changes refused",
             "verify: ",
             "kspace: done",

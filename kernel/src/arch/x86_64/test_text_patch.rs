@@ -1,4 +1,4 @@
-//! `test-text-patch=N`: two instructions are changed N times, together, while every other CPU runs through them.
+//! `test-text-patch=N`: three instructions are changed N times, together, while every other CPU runs through them.
 //!
 //! ```text
 //!   state   0                1                   2                3                 and over again
@@ -7,13 +7,15 @@
 //! ```
 //!
 //! Who runs them reads how many changes were complete before, and how many had begun afterwards: the answer must be that of one of the
-//! states in between, and nothing else. One of the instructions crosses a cache line, the other a page.
+//! states in between, and nothing else. One of the instructions crosses a cache line, one a page; the third does, too, and is in a sealed area
+//! for code, which is freed in the end.
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use kspace::areas::{Code, CodeError};
 use kspace::text_patch::{Edit, NOP_5, TooFar, call, jump};
-use kspace_layout::VirtAddr;
+use kspace_layout::{FRAME_SIZE, VirtAddr};
 use kspace_paging::Walker;
 use x86_64::instructions::interrupts;
 
@@ -21,7 +23,9 @@ use super::boot::Handoff;
 use super::per_cpu::{self, CpuData};
 use super::text_patch::{self, TextPatcher};
 use super::{clock, work};
-use crate::{info, memory};
+use crate::acpi::MAX_CPUS;
+use crate::vmalloc::ThisKernel;
+use crate::{info, memory, permissions, vmalloc};
 
 global_asm!(
     r#"
@@ -46,6 +50,21 @@ answer_two:
     mov eax, 2
     ret
     .popsection
+
+    // The same in one piece, to be copied: an area is too far away to call the answers above.
+    .pushsection .rodata, "a", @progbits
+movable:
+    xor eax, eax
+    .byte 0x0f, 0x1f, 0x44, 0x00, 0x00
+    ret
+movable_one:
+    mov eax, 1
+    ret
+movable_two:
+    mov eax, 2
+    ret
+movable_end:
+    .popsection
     "#
 );
 
@@ -54,10 +73,19 @@ unsafe extern "C" {
     fn crosses_page() -> u32;
     fn answer_one();
     fn answer_two();
+    static movable: u8;
+    static movable_one: u8;
+    static movable_two: u8;
+    static movable_end: u8;
 }
 
 /// Bytes of `xor eax, eax`.
 const SITE: u64 = 2;
+
+/// Where in its two pages the copy is: the site lies in both.
+const COPY: u64 = FRAME_SIZE - 4;
+
+type Sealed = Code<'static, 'static, ThisKernel, MAX_CPUS>;
 
 /// What each state answers.
 const ANSWERS: [u32; 4] = [0, 1, 0, 2];
@@ -70,6 +98,8 @@ static DONE: AtomicBool = AtomicBool::new(false);
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static WRONG: AtomicU64 = AtomicU64::new(0);
 static REFUSED: AtomicU64 = AtomicU64::new(0);
+/// Where the copy is.
+static COPIED: AtomicU64 = AtomicU64::new(0);
 
 /// Makes `edits` changes. True when every answer was right, and no table that a CPU could load has a page that is writable and
 /// executable.
@@ -86,6 +116,17 @@ pub fn run(handoff: &'static Handoff, edits: u64) -> bool {
             return false;
         }
     };
+    let code = match copy_into_area() {
+        Ok(Some(code)) => code,
+        Ok(None) => {
+            info!("test-text-patch: there are no areas");
+            return false;
+        }
+        Err(error) => {
+            info!("test-text-patch: {error}");
+            return false;
+        }
+    };
     EDITS.store(edits, Ordering::Relaxed);
     let began = clock::ticks();
     work::on_all(|cpu| match text_patch::get() {
@@ -96,7 +137,7 @@ pub fn run(handoff: &'static Handoff, edits: u64) -> bool {
     let (calls, wrong) = (CALLS.load(Ordering::Relaxed), WRONG.load(Ordering::Relaxed));
     let refused = REFUSED.load(Ordering::Relaxed);
     info!(
-        "test-text-patch: {edits} changes of 2 instructions in {took} microseconds; {} CPUs ran them {calls} times: {wrong} wrong answers, {refused} \
+        "test-text-patch: {edits} changes of 3 instructions in {took} microseconds; {} CPUs ran them {calls} times: {wrong} wrong answers, {refused} \
          changes refused",
         per_cpu::online().count()
     );
@@ -106,10 +147,49 @@ pub fn run(handoff: &'static Handoff, edits: u64) -> bool {
     );
     let sound = alias_tables_are_sound(handoff, memory.window(), patcher);
     info!("test-text-patch: the alias is gone, and nothing is writable and executable: {sound}");
-    sound && wrong == 0 && refused == 0
+    let freed = free(handoff, memory.window(), code);
+    info!(
+        "test-text-patch: the area of the third instruction is freed, and nothing is mapped there: {freed}"
+    );
+    sound && freed && wrong == 0 && refused == 0
 }
 
-/// Changes both instructions from state to state.
+/// Makes the third instruction: copies the function into an area, and seals that; `None` when there are no areas.
+#[inline(never)]
+fn copy_into_area() -> Result<Option<[Sealed; 1]>, CodeError> {
+    let (Some(areas), Some(rights)) = (vmalloc::get(), permissions::get()) else {
+        return Ok(None);
+    };
+    let code = Code::new(areas, areas, Some(rights), 2 * FRAME_SIZE)?;
+    let Some(written) = code.writable() else {
+        return Ok(None);
+    };
+    let (from, bytes) = (&raw const movable, behind_start(&raw const movable_end));
+    let to = (written.start().as_u64() + COPY) as *mut u8;
+    // SAFETY: the copy is much shorter than the second page, and nobody else knows of the area.
+    unsafe { to.copy_from_nonoverlapping(from, bytes as usize) };
+    COPIED.store(code.range().start().as_u64() + COPY, Ordering::Relaxed);
+    let mut batch = [code];
+    Code::seal(&mut batch)?;
+    Ok(Some(batch))
+}
+
+/// How far behind the start of the copy a part of it is, in bytes.
+fn behind_start(part: *const u8) -> u64 {
+    part as u64 - (&raw const movable) as u64
+}
+
+/// Frees the area, which no CPU runs any more. Whether nothing is mapped there then.
+#[inline(never)]
+fn free(handoff: &Handoff, window: &super::memory::Window, code: [Sealed; 1]) -> bool {
+    let range = code[0].range();
+    drop(code);
+    let mode = handoff.plan.layout.mode();
+    let walker = Walker::new(mode, handoff.root, window).with_limits(handoff.plan.limits);
+    walker.runs(range).count() == 0
+}
+
+/// Changes all instructions from state to state.
 fn change(patcher: &TextPatcher) {
     for number in 0..EDITS.load(Ordering::Relaxed) {
         BEGUN.store(number + 1, Ordering::SeqCst);
@@ -141,17 +221,15 @@ impl core::fmt::Display for Refused {
 }
 
 fn change_once(patcher: &TextPatcher, number: u64) -> Result<(), Refused> {
-    let mut sites = [
-        crosses_line as *const () as u64,
-        crosses_page as *const () as u64,
-    ]
-    .map(|function| VirtAddr::new(function + SITE));
-    sites.sort_unstable();
-    let bytes = |at, state| instruction(at, state).map_err(Refused::TooFar);
-    let [first, second] = sites;
-    let old = [bytes(first, number)?, bytes(second, number)?];
-    let new = [bytes(first, number + 1)?, bytes(second, number + 1)?];
-    let edits = [0, 1].map(|index| Edit {
+    let mut functions = functions();
+    functions.sort_unstable_by_key(|function| function.start);
+    let sites = functions.map(|function| VirtAddr::new(function.start + SITE));
+    let (mut old, mut new) = ([NOP_5; 3], [NOP_5; 3]);
+    for (index, function) in functions.iter().enumerate() {
+        old[index] = function.instruction(number).map_err(Refused::TooFar)?;
+        new[index] = function.instruction(number + 1).map_err(Refused::TooFar)?;
+    }
+    let edits = [0, 1, 2].map(|index| Edit {
         at: sites[index],
         old: &old[index],
         new: &new[index],
@@ -161,13 +239,43 @@ fn change_once(patcher: &TextPatcher, number: u64) -> Result<(), Refused> {
     unsafe { patcher.patch(&edits) }.map_err(Refused::Patch)
 }
 
-/// What stands at `at` in this state.
-fn instruction(at: VirtAddr, state: u64) -> Result<[u8; 5], TooFar> {
-    match ANSWERS[state as usize % ANSWERS.len()] {
-        1 => call(at, VirtAddr::new(answer_one as *const () as u64)),
-        2 => jump(at, VirtAddr::new(answer_two as *const () as u64)),
-        _ => Ok(NOP_5),
+/// A function with a site, and where it may lead.
+#[derive(Clone, Copy)]
+struct Function {
+    start: u64,
+    one: u64,
+    two: u64,
+}
+
+impl Function {
+    /// What stands at the site in this state.
+    fn instruction(self, state: u64) -> Result<[u8; 5], TooFar> {
+        let at = VirtAddr::new(self.start + SITE);
+        match ANSWERS[state as usize % ANSWERS.len()] {
+            1 => call(at, VirtAddr::new(self.one)),
+            2 => jump(at, VirtAddr::new(self.two)),
+            _ => Ok(NOP_5),
+        }
     }
+}
+
+/// All of them.
+fn functions() -> [Function; 3] {
+    let copied = COPIED.load(Ordering::Relaxed);
+    let in_image = |start| Function {
+        start,
+        one: answer_one as *const () as u64,
+        two: answer_two as *const () as u64,
+    };
+    [
+        in_image(crosses_line as *const () as u64),
+        in_image(crosses_page as *const () as u64),
+        Function {
+            start: copied,
+            one: copied + behind_start(&raw const movable_one),
+            two: copied + behind_start(&raw const movable_two),
+        },
+    ]
 }
 
 fn run_through(cpu: &'static CpuData) {
@@ -178,9 +286,15 @@ fn run_through(cpu: &'static CpuData) {
     }
 }
 
-/// Runs both; now and then with interrupts off, where nobody could wait for the change.
+/// Runs all; now and then with interrupts off, where nobody could wait for the change.
 fn run_once(round: u64) {
-    for function in [crosses_line, crosses_page] {
+    for function in functions() {
+        // SAFETY: a function of this type begins there; the area's is sealed, and freed only when all CPUs are through.
+        let function = unsafe {
+            core::mem::transmute::<*const (), unsafe extern "C" fn() -> u32>(
+                function.start as *const (),
+            )
+        };
         let complete = COMPLETE.load(Ordering::SeqCst);
         // SAFETY: in every state a function that takes nothing, returns a number, and changes only the register that it is in.
         let call = || unsafe { function() };
