@@ -37,8 +37,9 @@
 //! 4. *Nothing is reused before the flush*: frames are read out of parked entries, and pages go back to the pool, only by the purger,
 //!    for areas whose bit it took before the shootdown began (`lazy`, `purge`). An area that was given up half filled goes the same way.
 //! 5. *One purger at a time*, never in atomic context, with no lock held and interrupts on (if they were) while it waits. It runs when
-//!    as many freed pages wait as the bound says (up to a quarter more, that CPUs have not told yet: `Vmalloc::for_cpus`; from twice the bound on, who frees waits for it), before an
-//!    allocation fails for want of frames, tables or addresses, for the zones when memory is short, and when asked to.
+//!    as many freed pages wait as the bound says (up to a quarter more, that CPUs have not told yet: `Vmalloc::for_cpus`), before an
+//!    allocation fails for want of frames, tables or addresses, for the zones when memory is short, and when asked to. While twice as many
+//!    wait as the bound says, who frees more waits for the purge under way, and purges.
 //!
 //! # The lifetime of page tables and books
 //!
