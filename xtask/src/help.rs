@@ -43,8 +43,10 @@ usage: cargo xtask run [OPTIONS]                 cargo xtask run --example multi
   --la57           insist on a CPU with 5-level paging (default: use it if the CPU has it)
   --no-la57        hide 5-level paging from the kernel
   --append WORDS   add to the kernel's command line; may be repeated. Words: nokaslr, no5lvl, nogbpages, mem=SIZE, numa=off,
-                   min_free_kbytes=N, show=TEXT,TEXT (zoneinfo, buddyinfo, iomem, meminfo), dmesg, halt, measure,
-                   stress=ROUNDS, stress-frames=ROUNDS, test-text-patch=N, seed=N, provoke=FAULT (a wrong one names them all)
+                   min_free_kbytes=N, show=TEXT,TEXT (zoneinfo, buddyinfo, iomem, meminfo, vmallocinfo, memtype),
+                   dmesg, halt, measure, stress=ROUNDS, stress-frames=ROUNDS, test-vmalloc=NAME,NAME (all: all of them),
+                   soak-vmalloc=N, fragment-vmalloc, vmalloc-debug=poison,random,flush, vmalloc-quarantine=PAGES,
+                   test-permissions, test-text-patch=N, seed=N, provoke=FAULT (a wrong one names them all)
   --example NAME   boot a kernel of examples/ instead, by GRUB from a disc: multiboot2
   --gdb            start stopped, with a stub for gdb on localhost:1234
   --icount         count instructions (TCG): every run is the same, and one nanosecond of its clock is one instruction
